@@ -1,13 +1,12 @@
 """The mixin for contrastive batches larger than memory: samples are embedded a few at a time, in one graph."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from lightning_losses.numerics.checks import check_count
@@ -25,7 +24,7 @@ class GradCache:
     Call ``self.embedded(network, inputs)`` in place of ``network(inputs)``; the ready modules that embed do so.
 
     Batch norm takes the statistics of each micro-batch, as several processes would take their own, and its running
-    statistics move once.
+    statistics move once; with a `micro_batch` of at least 3 no part is a single sample.
 
     Attributes:
         micro_batch: how many samples are embedded at a time, at least 1; None embeds the whole batch at once.
@@ -49,63 +48,78 @@ class GradCache:
 
         Args:
             network: maps inputs to embeddings [B, D].
-            inputs: a tensor with a dimension of samples first, or a mapping of such.
+            inputs: a tensor with a dimension of samples first, or a mapping of such and of lists.
 
         Raises:
-            ValueError: a `micro_batch` below 1.
+            ValueError: a `micro_batch` below 1; inputs that can't be split by samples.
         """
         if self.micro_batch is None:
             return network(inputs)
         check_count(type(self).__name__, "micro_batch", self.micro_batch)
-        rows = _rows(inputs)
+        rows = _rows(type(self).__name__, inputs)
         number = -(-rows // self.micro_batch)
-        if any(is_distributed_tensor(parameter) for part in _modules_of(network) for parameter in part.parameters()):
+        modules = _modules_of(network, self)
+        if any(is_distributed_tensor(parameter) for part in modules for parameter in part.parameters(recurse=False)):
             # Each call gathers the parameters of all processes: those with fewer samples embed smaller parts.
             number = max(values_of_all(number))
         if number <= 1:
             return network(inputs)
-        parts = list(_split(inputs, number))
+        parts = list(_split(inputs, rows, number))
         if not torch.is_grad_enabled():
             return torch.cat([network(part) for part in parts])
         embeddings: list[Any] = [
-            checkpoint(network, part, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(network)))
+            checkpoint(network, part, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(modules)))
             for part in parts
         ]
         return torch.cat(embeddings)
 
 
-def _rows(inputs: Any) -> int:
-    """The number of samples."""
-    tensors = inputs.values() if isinstance(inputs, Mapping) else [inputs]
-    return next(len(value) for value in tensors if isinstance(value, Tensor))
+def _rows(who: str, inputs: Any) -> int:
+    """The number of samples.
+
+    Raises:
+        ValueError: neither a tensor nor a mapping; tensors and lists of different lengths; none at all.
+    """
+    given = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
+    lengths = {name: len(value) for name, value in given.items() if _of_samples(value)}
+    if len(set(lengths.values())) != 1:
+        came = ", ".join(f"{name} of length {length}" for name, length in lengths.items()) or type(inputs).__name__
+        raise ValueError(
+            f"{who}: micro_batch came with inputs that can't be split: {came}; give a tensor, or a mapping whose "
+            "tensors and lists all have a value for each sample."
+        )
+    return next(iter(lengths.values()))
 
 
-def _split(inputs: Any, number: int) -> Iterator[Any]:
+def _of_samples(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0)
+
+
+def _split(inputs: Any, rows: int, number: int) -> Iterator[Any]:
     """The inputs in so many parts, of as many samples as can be."""
-    if isinstance(inputs, Mapping):
-        parts = {name: torch.tensor_split(value, number) for name, value in inputs.items() if isinstance(value, Tensor)}
-        rest = {name: value for name, value in inputs.items() if name not in parts}
-        for part in zip(*parts.values(), strict=True):
-            yield {**rest, **dict(zip(parts, part, strict=True))}
-    else:
-        yield from torch.tensor_split(inputs, number)
+    for places in torch.tensor_split(torch.arange(rows), number):
+        part = slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+        if isinstance(inputs, Mapping):
+            yield {name: value[part] if _of_samples(value) else value for name, value in inputs.items()}
+        else:
+            yield inputs[part]
 
 
 @contextmanager
-def _still(network: Any) -> Iterator[None]:
-    """Within this context batch norm's running statistics do not move, because they did in the first pass."""
-    norms = [part for part in _modules_of(network) if isinstance(part, _BatchNorm) and part.track_running_stats]
-    kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
+def _still(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within this context no buffer moves, such as batch norm's statistics, because they did in the first pass."""
+    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+    kept = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
         with torch.no_grad():
-            for norm, buffers in zip(norms, kept, strict=True):
-                for buffer, before in zip(norm.buffers(), buffers, strict=True):
-                    buffer.copy_(before)
+            for buffer, before in zip(buffers, kept, strict=True):
+                buffer.copy_(before)
 
 
-def _modules_of(network: Any) -> Iterator[nn.Module]:
-    """The modules of a network, or of the object that a bound method belongs to."""
-    owner = network if isinstance(network, nn.Module) else getattr(network, "__self__", None)
-    return owner.modules() if isinstance(owner, nn.Module) else iter(())
+def _modules_of(network: Any, owner: Any) -> list[nn.Module]:
+    """The modules of a network; of a function, those of the module that calls it, without itself."""
+    if isinstance(network, nn.Module):
+        return list(network.modules())
+    return [part for part in owner.modules() if part is not owner] if isinstance(owner, nn.Module) else []

@@ -107,6 +107,7 @@ class TwoViews(GradCache, DistillationMixin):
         self.register_buffer("past_embeddings", torch.zeros(size, dim))
         # How many of the buffer's rows are embeddings; saved with the checkpoint, so that no step reads it of a device.
         self.__dict__["_queued"] = 0
+        self.register_load_state_dict_post_hook(_count_queued)
 
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
         """Embed two views, evaluate `self.objective`, and return the step's output with the embeddings."""
@@ -239,3 +240,8 @@ class TwoViews(GradCache, DistillationMixin):
             for one, place in zip(inputs, places, strict=True)
         ]
         return torch.stack(views) if views else inputs
+
+
+def _count_queued(module: Any, keys: Any) -> None:
+    """After a state was loaded, the rows of the queue that are embeddings are those that are not 0."""
+    module.__dict__["_queued"] = int(module.past_embeddings.any(dim=1).sum())

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.data.loading import named
+from lightning_losses.losses.margins.ebv import EBV
 from lightning_losses.metrics.class_retrieval import class_retrieval
 from lightning_losses.metrics.opis import opis
 from lightning_losses.mixins import ObjectiveMixin
@@ -80,7 +81,9 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
                     f"{type(self).__name__}: the objective takes logits; give num_classes, so that each class has a "
                     "vector."
                 )
-            self.head = MarginHead(last_linear(network).out_features, num_classes)
+            # Equiangular vectors are not trained.
+            fixed = any(isinstance(getattr(term, "loss", term), EBV) for term in objective.terms.values())
+            self.head = MarginHead(last_linear(network).out_features, num_classes, fixed=fixed)
         if objective.needs("layer_embeddings"):
             last_linear(network)
         self._evaluated: list[tuple[Tensor, Tensor]] = []
@@ -130,7 +133,8 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
             embeddings = self(given["inputs"])
         if self.head is not None:
             given["logits"] = self.head(embeddings)
-        return self.apply_objective(embeddings=embeddings, **given)
+        # Losses of a layer's features take the embeddings here.
+        return self.apply_objective(**{"features": embeddings, **given}, embeddings=embeddings)
 
     def _with_layer(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """The embeddings, and those of features without gradient."""

@@ -3,11 +3,11 @@
 from itertools import pairwise
 from typing import Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.numerics.checks import check_choice, check_count
+from lightning_losses.numerics.distances import unit_rows
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -75,7 +75,7 @@ class ColBERTProjection(nn.Module):
     def forward(self, states: Float[Tensor, "*tokens in_features"]) -> Float[Tensor, "*tokens dim"]:
         """The vectors."""
         vectors: Tensor = self.last(self.hidden(states))
-        return F.normalize(vectors if self.residual is None else vectors + self.residual(states), dim=-1)
+        return unit_rows(vectors if self.residual is None else vectors + self.residual(states))
 
 
 class _Gated(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 # What the logarithm of a probability of 0 counts as where it would make a value infinite; torch's binary cross-entropy
 # takes the same number.
@@ -15,6 +16,17 @@ LOG_OF_ZERO = -100.0
 def full_precision(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Half-precision tensors as float32; float32 and float64 as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def softplus(value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """``log(1 + exp(x))``, exact to the last digits of float64 also where torch's own takes x for it.
+
+    Example:
+        >>> softplus(torch.tensor([-torch.inf, 0.0, 25.0], dtype=torch.float64))
+        tensor([ 0.0000,  0.6931, 25.0000], dtype=torch.float64)
+    """
+    # From here on, x and log(1 + exp(x)) are equal in float64.
+    return functional.softplus(value, threshold=40.0)
 
 
 def known_everywhere(condition: Bool[Tensor, "..."]) -> bool:

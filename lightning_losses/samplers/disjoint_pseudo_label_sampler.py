@@ -101,6 +101,8 @@ def pseudo_labels(features: Float[Tensor, "samples dim"], clusters: int, seed: i
     """
     check_floating("pseudo_labels", "features", features)
     check_count("pseudo_labels", "clusters", clusters)
+    if not bool(features.isfinite().all()):
+        raise ValueError("pseudo_labels: features hold NaN or infinity; give finite ones.")
     if features.ndim != 2 or len(features) < clusters:
         raise ValueError(
             f"pseudo_labels: features of shape {list(features.shape)} came for {clusters} clusters; give vectors "

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.parallel.processes import Share, maximum_of_all, total_of_all, work_share
-from lightning_losses.similarities.tiles import Pairs, refuse_second_order, tiles_of
+from lightning_losses.similarities.tiles import Pairs, check_pairs, refuse_second_order, tiles_of
 
 
 def similarity_logsumexp(
@@ -51,6 +51,7 @@ def similarity_logsumexp(
         pairs = Pairs(rows, rows, True, False, row_identity, row_identity, row_kept, row_kept, floor)
     else:
         pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, row_kept, column_kept, floor)
+    check_pairs(pairs)
     if pairs.at_once:
         return torch.logsumexp(pairs.scores(), dim=1)
     lse: Tensor = _Logsumexp.apply(pairs.rows, pairs.columns, pairs, False)[0]
@@ -75,6 +76,7 @@ def two_way_logsumexp(
         (tensor([3., 3.]), tensor([2., 2., 2.]))
     """
     pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, row_kept, column_kept)
+    check_pairs(pairs)
     if pairs.at_once:
         scores = pairs.scores()
         return torch.logsumexp(scores, dim=1), torch.logsumexp(scores, dim=0)

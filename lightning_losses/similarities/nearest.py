@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.parallel.processes import Share
-from lightning_losses.similarities.tiles import Pairs, tiles_of
+from lightning_losses.numerics.checks import check_count
+from lightning_losses.parallel.processes import Share, total_of_all, work_share
+from lightning_losses.similarities.tiles import Pairs, check_pairs, tiles_of
 
 
 @torch.no_grad()
@@ -21,7 +22,7 @@ def kth_largest_similarity(
     column_kept: Bool[Tensor, " columns"] | None = None,
     diagonal: bool = True,
 ) -> Float[Tensor, " rows"]:
-    """The k-th largest score of each row over the pairs that count, without gradient and without the matrix.
+    """The k-th largest score of each row over the pairs that count, without gradient; scores of 512 rows are held.
 
     Args:
         rows: [N, D].
@@ -39,15 +40,26 @@ def kth_largest_similarity(
         >>> kth_largest_similarity(torch.ones(1, 1), torch.tensor([[3.0], [1.0], [2.0]]), k=2)
         tensor([2.])
     """
+    check_count("kth_largest_similarity", "k", k)
     pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, None, column_kept)
+    check_pairs(pairs)
     if pairs.at_once:
         return _kth(pairs.scores(), k)
-    largest = rows.new_full((len(rows), k), -torch.inf)
+    share = work_share()
     tiles = tiles_of(pairs, Share(0, 1, None))
-    for i, j in tiles:
-        scores, _ = tiles.scores(i, j)
-        largest[i] = torch.cat([largest[i], scores], dim=1).topk(k, dim=1).values
-    return largest[:, -1] * math.log(2)
+    floor = rows.new_zeros(len(rows))
+    # The scores of some rows with all columns, in the same tiles as those of a later walk: they are equal to the bit.
+    block = rows.new_empty(0)
+    for number, (i, j) in enumerate(tiles):
+        if j.start == 0:
+            block = rows.new_empty(len(rows[i]), len(columns))
+        if number // tiles.columns % share.processes != share.rank:
+            continue
+        block[:, j] = tiles.scores(i, j)[0]
+        if j.stop >= len(columns):
+            floor[i] = _kth(block, k)
+    floor = total_of_all(floor, share.group) if share.processes > 1 else floor
+    return floor * math.log(2)
 
 
 def _kth(scores: Float[Tensor, "rows columns"], k: int) -> Float[Tensor, " rows"]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_losses.numerics.probabilities import softplus
 from lightning_losses.similarities.logsumexp import similarity_logsumexp, two_way_logsumexp
 
 
@@ -33,7 +34,7 @@ def partner_cross_entropy(
         tensor([0.6931, 0.6931])
     """
     own = (rows * columns).sum(dim=-1)
-    # Partners come back at the end, so that no value is below 0 by rounding.
+    # log(exp(own) + the others) - own is the softplus of what the others have more: exact also where it is small.
     masks: dict[str, Any] = {"diagonal": False, "row_identity": target, "column_identity": target}
     masks |= {"row_kept": kept, "column_kept": kept}
     by_column = None
@@ -43,7 +44,7 @@ def partner_cross_entropy(
         by_row = similarity_logsumexp(rows, columns, **masks)
     if negatives is not None:
         by_row = torch.logaddexp(by_row, similarity_logsumexp(rows, negatives))
-    each = torch.logaddexp(by_row, own) - own
+    each = softplus(by_row - own)
     if by_column is not None:
-        each = each + torch.logaddexp(by_column, own) - own
+        each = each + softplus(by_column - own)
     return each if kept is None else each.masked_fill(~kept, 0.0)

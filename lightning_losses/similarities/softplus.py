@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.numerics.probabilities import softplus
 from lightning_losses.parallel.processes import total_of_all, work_share
-from lightning_losses.similarities.tiles import Pairs, refuse_second_order, tiles_of
+from lightning_losses.similarities.tiles import Pairs, check_pairs, refuse_second_order, tiles_of
 
 
 def similarity_softplus(
@@ -31,13 +31,10 @@ def similarity_softplus(
         tensor([2.0794])
     """
     pairs = Pairs(rows, columns)
+    check_pairs(pairs)
     if pairs.at_once:
-        return F.softplus(pairs.scores(), threshold=_LINEAR_ABOVE).sum(dim=1)
+        return softplus(pairs.scores()).sum(dim=1)
     return _Softplus.apply(rows, columns)
-
-
-# From here on, x and log(1 + exp(x)) are equal in float64.
-_LINEAR_ABOVE = 40.0
 
 
 class _Softplus(torch.autograd.Function):
@@ -48,7 +45,7 @@ class _Softplus(torch.autograd.Function):
             total = rows.new_zeros(len(rows))
             for i, j in tiles:
                 scores, _ = tiles.scores(i, j)
-                total[i] += F.softplus(scores.mul_(math.log(2)), threshold=_LINEAR_ABOVE).sum(dim=1)
+                total[i] += softplus(scores.mul_(math.log(2))).sum(dim=1)
             total = total_of_all(total, tiles.share.group) if tiles.share.processes > 1 else total
         ctx.save_for_backward(rows, columns)
         ctx.share = tiles.share

@@ -106,6 +106,11 @@ class Tiles(NamedTuple):
         )
         return (tile for number, tile in enumerate(every) if number % self.share.processes == self.share.rank)
 
+    @property
+    def columns(self) -> int:
+        """The number of tiles beside each other."""
+        return max(-(-len(self.pairs.columns) // _width(self.memory.device)), 1)
+
     def mirrored(self, rows: slice, columns: slice) -> bool:
         """Whether a tile stands for that on the other side of the diagonal too."""
         return self.pairs.symmetric and rows.start != columns.start
@@ -152,6 +157,20 @@ def tiles_of(pairs: Pairs, share: Share) -> Tiles:
     width = _width(rows.device)
     memory = rows.new_empty(2 * min(width, len(rows)) * min(width, len(columns)))
     return Tiles(pairs._replace(rows=rows, columns=columns, floor=floor), share, memory)
+
+
+def check_pairs(pairs: Pairs) -> None:
+    """Raise ``ValueError`` for rows and columns of different widths or dtypes, or one identity without the other."""
+    rows, columns = pairs.rows, pairs.columns
+    if rows.ndim != 2 or columns.ndim != 2 or rows.shape[1] != columns.shape[1] or rows.dtype != columns.dtype:
+        raise ValueError(
+            f"similarities: rows of shape {list(rows.shape)} and dtype {rows.dtype} came with columns of shape "
+            f"{list(columns.shape)} and dtype {columns.dtype}; give [N, D] and [M, D] of one dtype."
+        )
+    if rows.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"similarities: rows of dtype {rows.dtype} came; give float32 or float64.")
+    if (pairs.row_identity is None) != (pairs.column_identity is None):
+        raise ValueError("similarities: identities of rows or of columns came alone; give both, or none.")
 
 
 def refuse_second_order() -> None:

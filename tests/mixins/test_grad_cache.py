@@ -46,6 +46,10 @@ def test_running_statistics_move_once():
     encoder, inputs = Encoder(norm=True), torch.randn(2, 6, 5, dtype=torch.float64)
     other = copy.deepcopy(encoder)
     gradients(encoder, inputs, 3, NTXent())
+    through = copy.deepcopy(other)
+    through.micro_batch, network = 3, through.network
+    NTXent()(*(through.embedded(lambda rows: network(rows), view) for view in inputs)).backward()
+    torch.testing.assert_close(dict(through.named_buffers()), dict(encoder.named_buffers()))
     with torch.no_grad():
         for view in inputs:
             for part in view.split(3):
@@ -70,6 +74,8 @@ def test_mappings_are_split_and_no_number_below_1_is_taken():
     inputs = {"x": torch.randn(5, 5, dtype=torch.float64), "scale": 2.0}
     embeddings = encoder.embedded(lambda given: given["scale"] * encoder.network(given["x"]), inputs)
     torch.testing.assert_close(embeddings, 2 * encoder.network(inputs["x"]))
+    with pytest.raises(ValueError, match="x of length 5, y of length 1; give a tensor"):
+        encoder.embedded(encoder.network, {"x": inputs["x"], "y": inputs["x"][:1]})
     encoder.micro_batch = 0
     with pytest.raises(ValueError, match="micro_batch"):
         encoder.embedded(encoder.network, inputs["x"])

@@ -140,6 +140,19 @@ def test_second_derivatives_are_refused_in_tiles():
             torch.autograd.grad(function(a, b).sum(), a, create_graph=True)
 
 
+def test_what_does_not_fit_is_told():
+    a, b, (identity, _), _ = data()
+    with pytest.raises(ValueError, match="k"):
+        kth_largest_similarity(a, b, 0)
+    for columns in (b.float(), b[:, :3]):
+        with pytest.raises(ValueError, match="came with columns of shape"):
+            similarity_logsumexp(a, columns)
+    with pytest.raises(ValueError, match="give float32 or float64"):
+        similarity_softplus(a.half(), b.half())
+    with pytest.raises(ValueError, match="identities"):
+        similarity_logsumexp(a, b, row_identity=identity)
+
+
 def test_torch_func_takes_the_whole_matrix():
     a, b, *_ = data()
     gradient = torch.func.grad(lambda x: similarity_logsumexp(x, b.detach()).sum())(a.detach())

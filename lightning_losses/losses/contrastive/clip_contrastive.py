@@ -17,6 +17,9 @@ from lightning_losses.numerics.vectors import alike_vectors
 from lightning_losses.parallel.processes import whole_parameter
 from lightning_losses.similarities import partner_cross_entropy
 
+# The authors clip the scale there.
+_MOST_SCALE = 100.0
+
 
 class ClipContrastive(Loss):
     """CLIP's contrastive loss (InfoNCE): each vector picks its partner out of those of the other set.
@@ -26,7 +29,7 @@ class ClipContrastive(Loss):
     is not held.
 
     Args:
-        temperature: τ, above 0; where it is learned, its first value.
+        temperature: τ, above 0; where it is learned, its first value, at least 0.01.
         learned: whether τ is trained with the network, at least 0.01 as in the authors' code.
         direction: "both", or "forward": `embeddings` alone pick.
         ignore_index: samples with this target neither pick nor are picked.
@@ -63,6 +66,11 @@ class ClipContrastive(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.learned and self.temperature < 1 / _MOST_SCALE:
+            raise ValueError(
+                f"{self._identifier}: temperature={self.temperature} came with learned=True, which keeps it at 0.01 or "
+                "more; give a first value of at least 0.01, or learned=False."
+            )
         self.log_scale = nn.Parameter(torch.tensor([-math.log(self.temperature)])) if self.learned else None
 
     def forward(
@@ -88,4 +96,6 @@ class ClipContrastive(Loss):
     def _scale(self, like: Tensor) -> float | Float[Tensor, ""]:
         if self.log_scale is None:
             return 1 / self.temperature
-        return whole_parameter(self.log_scale)[0].to(like.dtype).exp().clamp(max=100.0)
+        log = whole_parameter(self.log_scale)[0].to(like.dtype)
+        # Where the bound holds, the gradient goes on, so that the scale finds back.
+        return (log + (log.clamp(max=math.log(_MOST_SCALE)) - log).detach()).exp()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.contrastive.views import unit_views
+from lightning_losses.numerics.probabilities import softplus
 from lightning_losses.numerics.settings import Count, NonNegative, Temperature
 from lightning_losses.similarities import kth_largest_similarity, similarity_logsumexp
 
@@ -74,4 +75,4 @@ class HardContrastive(Loss):
             if self.hardest is not None and self.hardest < len(columns) - 1:
                 floor = kth_largest_similarity(a.detach(), columns.detach(), self.hardest, diagonal=False)
             lse = similarity_logsumexp(a, columns, floor=floor, diagonal=False)
-            return (torch.logaddexp(lse, own) - own).mean()
+            return softplus(lse - own).mean()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.contrastive.views import unit_views
+from lightning_losses.numerics.probabilities import softplus
 from lightning_losses.numerics.settings import Temperature
 from lightning_losses.similarities import similarity_logsumexp
 
@@ -57,7 +58,11 @@ class NTXent(Loss):
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):
             views = torch.cat([a, b]) / self.temperature**0.5
-            lse = similarity_logsumexp(views)
+            # All but the sample itself: its two views have one number.
+            sample = torch.arange(len(a), device=a.device).repeat(2)
+            others = similarity_logsumexp(views, row_identity=sample)
             if negatives is not None:
-                lse = torch.logaddexp(lse, similarity_logsumexp(views, negatives / self.temperature**0.5))
-            return lse.mean() - (a * b).sum(dim=-1).mean() / self.temperature
+                of_queue = similarity_logsumexp(views, negatives / self.temperature**0.5)
+                others = torch.logaddexp(others, of_queue)
+            partner = (a * b).sum(dim=-1).repeat(2) / self.temperature
+            return softplus(others - partner).mean()

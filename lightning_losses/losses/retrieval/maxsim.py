@@ -1,11 +1,11 @@
 """Contrastive loss of token sets: each query finds its own document in the batch by MaxSim."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
+from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.maxsim import check_token_sets, maxsim
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import reduce
@@ -84,7 +84,7 @@ class MaxSim(Loss):
 def _unit(tokens: Float[Tensor, "batch tokens dim"], mask: Shaped[Tensor, "batch tokens"] | None) -> Tensor:
     """Vectors of length 1; padding, whatever it holds, is 0."""
     wide = full_precision(tokens)
-    return F.normalize(wide if mask is None else wide.masked_fill((mask == 0).unsqueeze(-1), 0.0), dim=-1)
+    return unit_rows(wide if mask is None else wide.masked_fill((mask == 0).unsqueeze(-1), 0.0))
 
 
 def _has_tokens(tokens: Float[Tensor, "batch tokens dim"], mask: Shaped[Tensor, "batch tokens"] | None) -> Tensor:

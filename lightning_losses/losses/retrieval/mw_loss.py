@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.derivatives import first_derivatives_only, in_transform
+from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Count, Temperature
 
@@ -80,7 +81,7 @@ class MWLoss(Loss):
                 f"{self._identifier}: {shapes} came; give [B, D] embeddings twice, and [N, D] negatives or none."
             )
         with torch.autocast(embeddings.device.type, enabled=False):
-            queries, documents, *more = (F.normalize(full_precision(each), dim=-1) for each in given.values())
+            queries, documents, *more = (unit_rows(full_precision(each)) for each in given.values())
             right = (queries * documents).sum(dim=-1) / self.temperature
             scores = queries @ documents.to(queries).mT / self.temperature
             wrong = _off_diagonal(scores)

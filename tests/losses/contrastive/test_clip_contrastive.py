@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses import ClipContrastive
+from lightning_losses import ClipContrastive, NTXent
 
 
 def scores(a, b, temperature):
@@ -44,4 +44,18 @@ def test_a_learned_temperature_begins_as_given_and_is_bounded():
     torch.testing.assert_close(gradient, slope, rtol=1e-2, atol=1e-4)
     with torch.no_grad():
         loss.log_scale.fill_(20.0)
-    torch.testing.assert_close(loss(a, b), ClipContrastive(0.01)(a, b))
+    value = loss(a, b)
+    torch.testing.assert_close(value, ClipContrastive(0.01)(a, b))
+    # At the bound it still learns.
+    assert torch.autograd.grad(value, loss.log_scale)[0] != 0
+    with pytest.raises(ValueError, match="temperature=0.005 came with learned=True"):
+        ClipContrastive(0.005, learned=True)
+
+
+@pytest.mark.parametrize("loss", [ClipContrastive(0.01), NTXent(0.01)], ids=["clip", "nt_xent"])
+def test_small_values_are_exact_in_single_precision(loss):
+    a = torch.randn(40, 8, dtype=torch.float64)
+    b = a + 0.2 * torch.randn(40, 8, dtype=torch.float64)
+    expected, value = loss(a, b), loss(a.float(), b.float())
+    assert 1e-12 < expected < 1e-2
+    torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=0)

@@ -37,3 +37,11 @@ def test_a_pair_without_tokens_is_as_if_absent():
     assert all(bool((slope[1] == 0).all()) for slope in torch.autograd.grad(value, leaves))
     given = dict(zip(MaxSim.inputs(), (*leaves, *masks), strict=True))
     assert int(MaxSim().denominator(**given)) == 2
+
+
+def test_a_vector_of_length_0_learns_nothing():
+    rows = torch.randn(8, 4)
+    rows[0] = 0
+    rows.requires_grad_()
+    gradient = torch.autograd.grad(MaxSim()(rows.unsqueeze(1), torch.randn(8, 3, 4)), rows)[0]
+    assert (gradient[0] == 0).all() and gradient[1:].norm() < 1e3

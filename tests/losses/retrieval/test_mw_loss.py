@@ -69,3 +69,11 @@ def test_second_derivatives_of_parts_are_refused():
     right = torch.zeros(2, requires_grad=True)
     with pytest.raises(RuntimeError, match="mw_loss: second derivatives .* give a larger pairs_at_once"):
         torch.autograd.grad(mann_whitney_sum(right, torch.zeros(3), 2), right, create_graph=True)
+
+
+def test_a_vector_of_length_0_learns_nothing():
+    rows = torch.randn(8, 4)
+    rows[0] = 0
+    rows.requires_grad_()
+    gradient = torch.autograd.grad(MWLoss()(rows, torch.randn(8, 4)), rows)[0]
+    assert (gradient[0] == 0).all() and gradient[1:].norm() < 1e3
