@@ -1,17 +1,16 @@
 """How embeddings lie on the sphere: alignment of positive pairs, uniformity, and tolerance of samples of a class."""
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lightning_losses.metrics.embedding_rows import blocks, checked_directions, class_of_each
+from lightning_losses.metrics.embedding_rows import checked_directions, class_of_each
 from lightning_losses.numerics.checks import check_floating, check_number
-from lightning_losses.numerics.distances import squared_distances, unit_rows
+from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.similarities import similarity_logsumexp
 
 
 def alignment(
@@ -54,8 +53,8 @@ def alignment(
 def uniformity(embeddings: Float[Tensor, "batch d"], *, t: float = 2.0) -> Float[Tensor, ""]:
     """How evenly embeddings cover the sphere: ``log mean_{i != j} exp(-t |x_i - x_j|²)``, lower for more evenly.
 
-    A large batch is computed block by block, with its gradient in the same pass: memory grows with the batch alone,
-    time with its square. It then has first derivatives only.
+    A large batch is computed in tiles: memory grows with the batch alone, time with its square. It then has first
+    derivatives only.
 
     Args:
         embeddings: [B, D], B at least 2; scaled to length 1 here.
@@ -79,12 +78,12 @@ def uniformity(embeddings: Float[Tensor, "batch d"], *, t: float = 2.0) -> Float
     if len(embeddings) < 2:
         raise ValueError("uniformity: one embedding came; give at least two.")
     unit = _directions(embeddings)
-    pairs = math.log(len(unit) * (len(unit) - 1))
-    if sum(1 for _ in blocks(len(unit), len(unit))) > 1:
-        total: Tensor = _LogSumOfBlocks.apply(unit, t)
-        return total - pairs
-    own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    return (-t * squared_distances(unit, unit)).masked_fill(own, -torch.inf).flatten().logsumexp(dim=0) - pairs
+    with torch.autocast(unit.device.type, enabled=False):
+        # -t |x_i - x_j|² = 2 t x_i · x_j - t |x_j|² - t |x_i|², the second by one more column.
+        own = -t * unit.square().sum(dim=1, keepdim=True)
+        rows, columns = torch.cat([2 * t * unit, torch.ones_like(own)], dim=1), torch.cat([unit, own], dim=1)
+        of_rows = similarity_logsumexp(rows, columns, diagonal=False) + own.squeeze(1)
+    return of_rows.logsumexp(dim=0) - math.log(len(unit) * (len(unit) - 1))
 
 
 @torch.no_grad()
@@ -140,31 +139,3 @@ def _check(who: str, name: str, embeddings: Tensor) -> None:
 
 def _directions(embeddings: Tensor) -> Tensor:
     return unit_rows(full_precision(embeddings))
-
-
-class _LogSumOfBlocks(torch.autograd.Function):
-    """The logarithm of the sum over all pairs of `uniformity`, and its gradient, by blocks of rows."""
-
-    @staticmethod
-    def forward(ctx: Any, unit: Float[Tensor, "batch d"], t: float) -> Float[Tensor, ""]:
-        # Autograd's recomputation of blocks would leave the allocator's heap in pieces as large as all pairs.
-        top, total, slope = unit.new_tensor(-torch.inf), unit.new_zeros(()), torch.zeros_like(unit)
-        for rows in blocks(len(unit), len(unit)):
-            scores = squared_distances(unit[rows], unit).mul_(-t)
-            scores.diagonal(rows.start).fill_(-torch.inf)
-            before, top = top, torch.maximum(top, scores.max())
-            weight, shrink = scores.sub_(top).exp_(), (before - top).exp()
-            sums = weight.sum(dim=1, keepdim=True)
-            total = total * shrink + sums.sum()
-            if ctx.needs_input_grad[0]:
-                slope *= shrink
-                slope[rows] += sums * unit[rows] - weight @ unit
-        # Each pair stands in two rows, and the square has a factor of 2.
-        ctx.save_for_backward(slope * (-4 * t / total))
-        return top + total.log()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (slope,) = ctx.saved_tensors
-        return gradient * slope, None
