@@ -15,7 +15,7 @@ def unit_rows(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]
                 [1.0000, 0.0000]])
     """
     # Divided by its largest entry first, the square of no vector is too large or too small for its dtype.
-    largest = torch.linalg.vector_norm(vectors.detach(), ord=torch.inf, dim=-1, keepdim=True)
+    largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
     empty = largest == 0
     # Over infinity, an empty vector is 0, and so is its gradient.
     scaled = vectors / largest.masked_fill(empty, torch.inf)
