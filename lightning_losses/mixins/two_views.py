@@ -107,7 +107,7 @@ class TwoViews(GradCache, DistillationMixin):
         self.register_buffer("past_embeddings", torch.zeros(size, dim))
         # How many of the buffer's rows are embeddings; saved with the checkpoint, so that no step reads it of a device.
         self.__dict__["_queued"] = 0
-        self.register_load_state_dict_post_hook(_count_queued)
+        self.register_load_state_dict_post_hook(_count_queued)  # type: ignore[no-untyped-call]
 
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
         """Embed two views, evaluate `self.objective`, and return the step's output with the embeddings."""

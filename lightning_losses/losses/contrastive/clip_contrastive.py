@@ -81,9 +81,9 @@ class ClipContrastive(Loss):
         queue: Float[Tensor, "negatives dim"] | None = None,
     ) -> Float[Tensor, ""]:
         """Check and evaluate; see the class."""
-        views = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
-        kept = None if target is None else check_labels(self._identifier, target, len(views[0]), self.ignore_index)
-        a, b, negatives = unit_views(self._identifier, *views, queue, kept)
+        a, b = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
+        kept = None if target is None else check_labels(self._identifier, target, len(a), self.ignore_index)
+        a, b, negatives = unit_views(self._identifier, a, b, queue, kept)
         if len(a) == 0:
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):
