@@ -21,6 +21,7 @@ def similarity_logsumexp(
     column_kept: Bool[Tensor, " columns"] | None = None,
     floor: Float[Tensor, " rows"] | None = None,
     diagonal: bool = True,
+    period: int | None = None,
 ) -> Float[Tensor, " rows"]:
     """``log sum_j exp(rows_i · columns_j)`` over the pairs that count, without the matrix of all pairs.
 
@@ -38,6 +39,8 @@ def similarity_logsumexp(
         column_kept: [M] bool.
         floor: [N]; pairs with a lower score do not count. `kth_largest_similarity` gives that of the k hardest.
         diagonal: whether the pairs (i, i) of rows and columns count.
+        period: or None: pairs whose places differ by a multiple of it do not count: the views of one sample, if the
+            first views of all samples come before the second ones.
 
     Returns:
         [N], differentiable once; -inf for a row without a pair that counts, with a gradient of 0. It is
@@ -48,9 +51,11 @@ def similarity_logsumexp(
         tensor([3.])
     """
     if columns is None:
-        pairs = Pairs(rows, rows, True, False, row_identity, row_identity, row_kept, row_kept, floor)
+        pairs = Pairs(rows, rows, True, False, period, row_identity, row_identity, row_kept, row_kept, floor)
     else:
-        pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, row_kept, column_kept, floor)
+        pairs = Pairs(
+            rows, columns, False, diagonal, period, row_identity, column_identity, row_kept, column_kept, floor
+        )
     check_pairs(pairs)
     if pairs.at_once:
         return torch.logsumexp(pairs.scores(), dim=1)
@@ -75,7 +80,7 @@ def two_way_logsumexp(
         >>> by_row.exp(), by_column.exp()
         (tensor([3., 3.]), tensor([2., 2., 2.]))
     """
-    pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, row_kept, column_kept)
+    pairs = Pairs(rows, columns, False, diagonal, None, row_identity, column_identity, row_kept, column_kept)
     check_pairs(pairs)
     if pairs.at_once:
         scores = pairs.scores()
@@ -126,8 +131,8 @@ class _Logsumexp(torch.autograd.Function):
                     of_columns.add(scores, j, 0, memory)
             of_row = of_rows.value(tiles.share)
             of_column = of_columns.value(tiles.share) if by_column else of_row.new_empty(0)
-        ctx.save_for_backward(rows, columns, of_row, of_column, *pairs[4:])
-        ctx.how, ctx.by_column, ctx.share = pairs[2:4], by_column, tiles.share
+        ctx.save_for_backward(rows, columns, of_row, of_column, *pairs[5:])
+        ctx.how, ctx.by_column, ctx.share = pairs[2:5], by_column, tiles.share
         return of_row * math.log(2), of_column * math.log(2)
 
     @staticmethod

@@ -41,7 +41,7 @@ def kth_largest_similarity(
         tensor([2.])
     """
     check_count("kth_largest_similarity", "k", k)
-    pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, None, column_kept)
+    pairs = Pairs(rows, columns, False, diagonal, None, row_identity, column_identity, None, column_kept)
     check_pairs(pairs)
     if pairs.at_once:
         return _kth(pairs.scores(), k)

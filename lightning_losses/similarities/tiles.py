@@ -32,6 +32,7 @@ class Pairs(NamedTuple):
         columns: [M, D]; the rows themselves if they are compared with each other.
         among: whether the columns are the rows.
         diagonal: whether the pairs (i, i) count.
+        period: or None: pairs whose places differ by a multiple of it, such as views of one sample, do not count.
         row_identity: [N] int64, or None: a pair of equal identities does not count.
         column_identity: [M] int64, or None.
         row_kept: [N] bool, or None: pairs of a row that is not kept do not count.
@@ -43,6 +44,7 @@ class Pairs(NamedTuple):
     columns: Float[Tensor, "columns width"]
     among: bool = False
     diagonal: bool = True
+    period: int | None = None
     row_identity: Int[Tensor, " rows"] | None = None
     column_identity: Int[Tensor, " columns"] | None = None
     row_kept: Bool[Tensor, " rows"] | None = None
@@ -55,6 +57,11 @@ class Pairs(NamedTuple):
         if not self.diagonal and rows.start < columns.stop and columns.start < rows.stop:
             places = torch.arange(max(len(self.rows), len(self.columns)), device=scores.device)
             masks.append(places[rows].unsqueeze(1) == places[columns])
+        if self.period is not None and _has_multiple(
+            columns.start - rows.stop + 1, columns.stop - rows.start, self.period
+        ):
+            places = torch.arange(max(len(self.rows), len(self.columns)), device=scores.device)
+            masks.append((places[columns] - places[rows].unsqueeze(1)) % self.period == 0)
         if self.row_identity is not None and self.column_identity is not None:
             masks.append(self.row_identity[rows].unsqueeze(1) == self.column_identity[columns])
         if self.row_kept is not None:
@@ -80,6 +87,11 @@ class Pairs(NamedTuple):
         scores = self.rows @ self.columns.mT
         mask = self.left_out(scores, slice(0, len(self.rows)), slice(0, len(self.columns)))
         return scores if mask is None else scores.masked_fill(mask, -torch.inf)
+
+
+def _has_multiple(start: int, stop: int, of: int) -> bool:
+    """Whether a multiple of a number is in ``range(start, stop)``."""
+    return (stop - 1) // of * of >= start
 
 
 class Tiles(NamedTuple):

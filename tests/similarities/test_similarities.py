@@ -40,6 +40,7 @@ def among(a, b, identity, kept):
         "self": ({}, apart),
         "identities": ({"row_identity": identity[0]}, apart | same),
         "kept": ({"row_kept": kept[0]}, apart | out),
+        "views": ({"period": 4}, (torch.arange(11) - torch.arange(11).unsqueeze(1)) % 4 == 0),
     }
 
 
@@ -61,7 +62,7 @@ def equal(value, expected, *leaves):
     torch.testing.assert_close(gradients, expected_gradients)
 
 
-@pytest.mark.parametrize("case", ["self", "identities", "kept"])
+@pytest.mark.parametrize("case", ["self", "identities", "kept", "views"])
 def test_rows_among_each_other(case):
     a, b, identity, kept = data()
     arguments, mask = among(a, b, identity, kept)[case]

@@ -58,9 +58,8 @@ class NTXent(Loss):
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):
             views = torch.cat([a, b]) / self.temperature**0.5
-            # All but the sample itself: its two views have one number.
-            sample = torch.arange(len(a), device=a.device).repeat(2)
-            others = similarity_logsumexp(views, row_identity=sample)
+            # The other samples alone: the two views of one lie B places apart.
+            others = similarity_logsumexp(views, period=len(a))
             if negatives is not None:
                 of_queue = similarity_logsumexp(views, negatives / self.temperature**0.5)
                 others = torch.logaddexp(others, of_queue)
