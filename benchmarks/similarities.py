@@ -134,6 +134,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             style = "--" if name.startswith("matrix") else "-"
             axis.plot([row["pairs"] for row in of], values, style, marker="o", color=color, label=name, markersize=4)
         axis.set(xscale="log", yscale="log", xlabel="pairs in a batch", ylabel=label)
+        sizes = sorted({row["pairs"] for row in rows})
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=150)
