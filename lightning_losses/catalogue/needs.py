@@ -173,6 +173,9 @@ NEEDS = (
                 "logit_adjustment",
                 "adds the logarithm of the classes' shares to the logits in training, so that predictions are balanced",
                 "lightning-losses train experiment=long_tail objective=logit_adjustment",
+                "balanced accuracy -0.71 ± 1.50 points beside cross-entropy with a factor tuned to 0.25; +2.26 ± 1.56 of "
+                "balanced_softmax, whose factor is 1",
+                "results/long_tail.md",
             ),
             Answer(
                 "logit_adjuster",
@@ -185,11 +188,15 @@ NEEDS = (
                 "asks for a margin, larger for rare classes; with class weights that wait for the last epochs",
                 "lightning-losses train experiment=long_tail objective=ldam +model.cosine_head=true "
                 "objective.terms.ldam.loss.beta=0.9999 callbacks=deferred_reweighting",
+                "balanced accuracy +8.43 ± 2.49 points over cross-entropy",
+                "results/long_tail.md",
             ),
             Answer(
                 "class_balanced",
                 "weighs classes by the inverse of their effective number of samples",
                 "lightning-losses train experiment=long_tail objective=class_balanced",
+                "balanced accuracy -3.61 ± 1.47 points beside cross-entropy: worse",
+                "results/long_tail.md",
             ),
             Answer(
                 "anyloss",
