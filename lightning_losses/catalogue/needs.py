@@ -173,8 +173,8 @@ NEEDS = (
                 "logit_adjustment",
                 "adds the logarithm of the classes' shares to the logits in training, so that predictions are balanced",
                 "lightning-losses train experiment=long_tail objective=logit_adjustment",
-                "balanced accuracy -0.71 ± 1.50 points beside cross-entropy with a factor tuned to 0.25; +2.26 ± 1.56 of "
-                "balanced_softmax, whose factor is 1",
+                "balanced accuracy -0.71 ± 1.50 points beside cross-entropy with a factor tuned to 0.25; +2.26 ± 1.56 "
+                "of balanced_softmax, whose factor is 1",
                 "results/long_tail.md",
             ),
             Answer(
