@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.data.seeded_views import Augmentation, seeded_view
@@ -74,6 +74,7 @@ class TwoViews(GradCache, DistillationMixin):
     crops: int = 0
     crop_augmentation: Augmentation | None = None
     past_embeddings: Float[Tensor, "rows dim"]
+    past_count: Int[Tensor, ""]
 
     def embed(self, inputs: Any) -> Float[Tensor, "batch dim"]:
         """The embeddings of one view's inputs."""
@@ -105,7 +106,8 @@ class TwoViews(GradCache, DistillationMixin):
         check_count("two_views", "size", size)
         check_count("two_views", "dim", dim)
         self.register_buffer("past_embeddings", torch.zeros(size, dim))
-        # How many of the buffer's rows are embeddings; saved with the checkpoint, so that no step reads it of a device.
+        # How many of the buffer's rows are embeddings: once to be saved, once so that no step reads it of a device.
+        self.register_buffer("past_count", torch.zeros((), dtype=torch.int64))
         self.__dict__["_queued"] = 0
         self.register_load_state_dict_post_hook(_count_queued)  # type: ignore[no-untyped-call]
 
@@ -168,18 +170,7 @@ class TwoViews(GradCache, DistillationMixin):
         # A new tensor: the graph of this step's loss may hold the old one.
         self.past_embeddings = torch.cat([newest.to(self.past_embeddings), self.past_embeddings])[:size]
         self.__dict__["_queued"] = min(self._queued + len(newest), size)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save how many rows the queue has."""
-        super().on_save_checkpoint(checkpoint)
-        if "_queued" in self.__dict__:
-            checkpoint["queued_embeddings"] = self._queued
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore how many rows the queue has."""
-        super().on_load_checkpoint(checkpoint)
-        if "_queued" in self.__dict__:
-            self.__dict__["_queued"] = checkpoint.get("queued_embeddings", 0)
+        self.past_count.fill_(self._queued)
 
     @property
     def _queued(self) -> int:
@@ -243,5 +234,5 @@ class TwoViews(GradCache, DistillationMixin):
 
 
 def _count_queued(module: Any, keys: Any) -> None:
-    """After a state was loaded, the rows of the queue that are embeddings are those that are not 0."""
-    module.__dict__["_queued"] = int(module.past_embeddings.any(dim=1).sum())
+    """After a state was loaded, the number of the queue's rows is read of it once."""
+    module.__dict__["_queued"] = int(module.past_count)

@@ -30,7 +30,7 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
 
     Batches are mappings of `inputs` and `target`, or tuples of the two. The objective is offered:
 
-    - `embeddings`, the network's outputs, not normalised, and `target`;
+    - `embeddings`, the network's outputs, not normalised, and `target`; `features` are the same;
     - `logits`, their cosines with a vector for each class (`MarginHead`), for losses with margins;
     - `layer_embeddings`, the same embeddings of features without gradient, which train the last layer alone
       (`EnergyConfusion`);

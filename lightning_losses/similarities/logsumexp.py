@@ -51,11 +51,10 @@ def similarity_logsumexp(
         tensor([3.])
     """
     if columns is None:
-        pairs = Pairs(rows, rows, True, False, period, row_identity, row_identity, row_kept, row_kept, floor)
-    else:
-        pairs = Pairs(
-            rows, columns, False, diagonal, period, row_identity, column_identity, row_kept, column_kept, floor
-        )
+        columns, diagonal, column_identity, column_kept = rows, False, row_identity, row_kept
+    pairs = Pairs(
+        rows, columns, columns is rows, diagonal, period, row_identity, column_identity, row_kept, column_kept, floor
+    )
     check_pairs(pairs)
     if pairs.at_once:
         return torch.logsumexp(pairs.scores(), dim=1)
@@ -131,16 +130,18 @@ class _Logsumexp(torch.autograd.Function):
                     of_columns.add(scores, j, 0, memory)
             of_row = of_rows.value(tiles.share)
             of_column = of_columns.value(tiles.share) if by_column else of_row.new_empty(0)
-        ctx.save_for_backward(rows, columns, of_row, of_column, *pairs[5:])
-        ctx.how, ctx.by_column, ctx.share = pairs[2:5], by_column, tiles.share
+        ctx.save_for_backward(rows, columns, of_row, of_column)
+        # What says which pairs count stays; the vectors go with the graph.
+        none = rows.new_empty(0, 0)
+        ctx.pairs, ctx.by_column, ctx.share = pairs._replace(rows=none, columns=none), by_column, tiles.share
         return of_row * math.log(2), of_column * math.log(2)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order()
-        rows, columns, of_row, of_column, *rules = ctx.saved_tensors
+        rows, columns, of_row, of_column = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
-            tiles = tiles_of(Pairs(rows, columns, *ctx.how, *rules), ctx.share)
+            tiles = tiles_of(ctx.pairs._replace(rows=rows, columns=columns), ctx.share)
             # Of a row without pairs every probability is 0.
             of_row, of_column = (lse.masked_fill(lse == -torch.inf, torch.inf) for lse in (of_row, of_column))
             by_row, by_column = upstream

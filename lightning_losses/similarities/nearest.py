@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count
-from lightning_losses.parallel.processes import Share, total_of_all, work_share
+from lightning_losses.parallel.processes import total_of_all, work_share
 from lightning_losses.similarities.tiles import Pairs, check_pairs, tiles_of
 
 
@@ -22,7 +22,9 @@ def kth_largest_similarity(
     column_kept: Bool[Tensor, " columns"] | None = None,
     diagonal: bool = True,
 ) -> Float[Tensor, " rows"]:
-    """The k-th largest score of each row over the pairs that count, without gradient; scores of 512 rows are held.
+    """The k-th largest score of each row over the pairs that count, without gradient.
+
+    The scores of a tile's rows are held: 512 rows on a CPU, 8192 elsewhere.
 
     Args:
         rows: [N, D].
@@ -45,21 +47,16 @@ def kth_largest_similarity(
     check_pairs(pairs)
     if pairs.at_once:
         return _kth(pairs.scores(), k)
-    share = work_share()
-    tiles = tiles_of(pairs, Share(0, 1, None))
+    tiles = tiles_of(pairs, work_share())
     floor = rows.new_zeros(len(rows))
-    # The scores of some rows with all columns, in the same tiles as those of a later walk: they are equal to the bit.
-    block = rows.new_empty(0)
-    for number, (i, j) in enumerate(tiles):
-        if j.start == 0:
-            block = rows.new_empty(len(rows[i]), len(columns))
-        if number // tiles.columns % share.processes != share.rank:
-            continue
-        block[:, j] = tiles.scores(i, j)[0]
-        if j.stop >= len(columns):
-            floor[i] = _kth(block, k)
-    floor = total_of_all(floor, share.group) if share.processes > 1 else floor
-    return floor * math.log(2)
+    for number, i in enumerate(tiles.row_spans()):
+        if number % tiles.share.processes == tiles.share.rank:
+            scores = rows.new_empty(len(rows[i]), len(columns))
+            # In the same tiles as a later walk, they are equal to the bit.
+            for j in tiles.column_spans():
+                scores[:, j] = tiles.scores(i, j)[0]
+            floor[i] = _kth(scores, k)
+    return total_of_all(floor, tiles.share.group) * math.log(2) if tiles.share.processes > 1 else floor * math.log(2)
 
 
 def _kth(scores: Float[Tensor, "rows columns"], k: int) -> Float[Tensor, " rows"]:

@@ -109,19 +109,21 @@ class Tiles(NamedTuple):
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:  # type: ignore[override]
         """The tiles of this process's share; of a symmetric matrix those on and above the diagonal."""
-        rows, columns, width = self.pairs.rows, self.pairs.columns, _width(self.memory.device)
         every = (
             (i, j)
-            for i in spans(len(rows), width)
-            for j in spans(len(columns), width)
+            for i in self.row_spans()
+            for j in self.column_spans()
             if not self.pairs.symmetric or j.start >= i.start
         )
         return (tile for number, tile in enumerate(every) if number % self.share.processes == self.share.rank)
 
-    @property
-    def columns(self) -> int:
-        """The number of tiles beside each other."""
-        return max(-(-len(self.pairs.columns) // _width(self.memory.device)), 1)
+    def row_spans(self) -> Iterator[slice]:
+        """The rows of the tiles, from above."""
+        return spans(len(self.pairs.rows), _width(self.memory.device))
+
+    def column_spans(self) -> Iterator[slice]:
+        """The columns of the tiles, from the left."""
+        return spans(len(self.pairs.columns), _width(self.memory.device))
 
     def mirrored(self, rows: slice, columns: slice) -> bool:
         """Whether a tile stands for that on the other side of the diagonal too."""

@@ -39,6 +39,7 @@ FURTHER = {
     # Bags of which each process has a part; those of the example lie within one.
     "aggregate_loss_parted": ("aggregate_loss", {"spans": lambda: torch.arange(ROWS) // 4}),
     "cross_entropy_weighted": ("cross_entropy", {}),
+    "hard_contrastive_three": ("hard_contrastive", {}),
     "nd_loss_wider": ("nd_loss", {"features": lambda: torch.randn(ROWS, 6)}),
     "fitnet_hint_vectors": (
         "fitnet_hint",
@@ -56,6 +57,7 @@ def wider_nd_loss():
 # With an option, or with shapes that aren't known before the example.
 MADE = {
     "cross_entropy_weighted": lambda: CrossEntropy(class_weight=[0.2, 1.0, 3.0, 0.5, 2.0]),
+    "hard_contrastive_three": lambda: LOSSES["hard_contrastive"](hardest=3),
     "nd_loss_wider": wider_nd_loss,
     "fitnet_hint_vectors": lambda: LOSSES["fitnet_hint"](),
     # At its default threshold every row of the example is truncated.

@@ -182,6 +182,16 @@ def test_the_queue_holds_the_newest_embeddings_and_resumes_to_the_bit(make, tmp_
     assert torch.equal(whole.past_embeddings, before)
 
 
+def test_a_queue_comes_with_the_state_alone():
+    module, other = Learner(Contrast(), queue=16), Learner(Contrast(), queue=16)
+    module.training_step(batch(slice(0, 6)), 0)
+    # A row that is 0 is one of them.
+    module.past_embeddings[2] = 0
+    other.load_state_dict(module.state_dict())
+    values = [one.training_step(batch(slice(6, 12)), 1)["loss"] for one in (module, other)]
+    assert torch.equal(*values) and torch.equal(module.past_embeddings, other.past_embeddings)
+
+
 def test_a_queue_that_is_empty_is_not_offered():
     module = Learner(Contrast(), queue=16)
     first = module.training_step(batch(slice(0, 6)), 0)

@@ -22,7 +22,7 @@ class AlignmentUniformity(Monitor):
     The step must return ``{"embeddings", "embeddings_b", ...}``, as modules with two views do; no forward pass is
     added. It measures the first batch of a step, with those of all processes.
 
-    Cost: the pairs of a batch, block by block, every n steps.
+    Cost: the pairs of a batch, in tiles, every n steps.
 
     Args:
         power: of the distances of alignment, at least 1.

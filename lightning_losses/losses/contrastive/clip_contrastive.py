@@ -30,7 +30,7 @@ class ClipContrastive(Loss):
 
     Args:
         temperature: τ, above 0; where it is learned, its first value, at least 0.01.
-        learned: whether τ is trained with the network, at least 0.01 as in the authors' code.
+        learned: whether τ is trained with the network; it is used as at least 0.01, the bound of the authors' code.
         direction: "both", or "forward": `embeddings` alone pick.
         ignore_index: samples with this target neither pick nor are picked.
 
@@ -47,7 +47,8 @@ class ClipContrastive(Loss):
 
     Source:
         Radford et al., 2021, "Learning Transferable Visual Models From Natural Language Supervision",
-        arXiv:2103.00020; van den Oord, Li, Vinyals, 2018, arXiv:1807.03748, for one direction.
+        arXiv:2103.00020; van den Oord, Li, Vinyals, 2018, arXiv:1807.03748, for one direction. The authors clip the
+        learned scale after each step; here it is clipped in use, and its gradient goes on.
 
     Example:
         >>> round(ClipContrastive()(torch.ones(3, 2), torch.ones(3, 2)).item(), 4)  # log B

@@ -71,7 +71,7 @@ class SupCon(EmbeddingLoss):
         number = torch.searchsorted(given.target.sort().values, given.target)
         sums = torch.zeros_like(unit).index_add(0, number, unit)
         others = torch.zeros_like(number).index_add(0, number, torch.ones_like(number))[number] - 1
-        # Without this step's own vector, whose product with itself is the largest.
+        # Without the sample's own vector, whose product with itself is the largest.
         of_positives = (unit * (sums[number] - unit)).sum(dim=-1) / others.clamp(min=1)
         counts = given.kept & (others > 0)
         each = (lse - of_positives).masked_fill(~counts, 0.0)

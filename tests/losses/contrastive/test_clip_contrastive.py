@@ -58,4 +58,5 @@ def test_small_values_are_exact_in_single_precision(loss):
     b = a + 0.2 * torch.randn(40, 8, dtype=torch.float64)
     expected, value = loss(a, b), loss(a.float(), b.float())
     assert 1e-12 < expected < 1e-2
-    torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=0)
+    # Scores of up to 100 are off by up to 1e-5 in float32, and so is, relatively, a small exponential of their gap.
+    torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=0)

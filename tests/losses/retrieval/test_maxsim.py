@@ -44,4 +44,4 @@ def test_a_vector_of_length_0_learns_nothing():
     rows[0] = 0
     rows.requires_grad_()
     gradient = torch.autograd.grad(MaxSim()(rows.unsqueeze(1), torch.randn(8, 3, 4)), rows)[0]
-    assert (gradient[0] == 0).all() and gradient[1:].norm() < 1e3
+    assert (gradient[0] == 0).all() and (gradient[1:] != 0).any()
