@@ -1,7 +1,9 @@
 """Claims that an experiment tests by itself, with their verdicts as its page shows them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.experiments.comparison.shown_numbers import describe
 from lightning_losses.experiments.evidence.claims import Claim, findings
@@ -25,6 +27,27 @@ class JudgedClaim(NamedTuple):
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         return {**self._asdict(), "verdict": self.verdict._asdict()}
+
+
+def claims_of(
+    settings: DictConfig, runs: Iterable[str], metrics: Iterable[str]
+) -> tuple[list[Claim], dict[str, float]]:
+    """The claims of an experiment's settings and which differences would matter.
+
+    Args:
+        settings: with `claims` and `margins`.
+        runs: the names that claims may compare.
+        metrics: what they may compare of them.
+
+    Raises:
+        ConfigError: a claim about another run or metric.
+    """
+    plain: Any = OmegaConf.to_container(settings, resolve=True)
+    claims = [Claim.read(node) for node in plain["claims"]]
+    # Any numbers: it says what a claim names and there is none of.
+    numbers = {run: {metric: [0.0, 1.0, 2.0] for metric in metrics} for run in runs}
+    findings(claims, {"": numbers}, plain["margins"])
+    return claims, plain["margins"]
 
 
 def judged_claims(

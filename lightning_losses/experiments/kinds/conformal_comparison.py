@@ -7,23 +7,21 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from lightning_losses.calibrators import ConformalSets
 from lightning_losses.checkpoints.process_states import first_process
-from lightning_losses.checkpoints.resumption import check_resumption
-from lightning_losses.experiments.comparison.judged_claims import judged_claims
+from lightning_losses.experiments.comparison.judged_claims import claims_of, judged_claims
 from lightning_losses.experiments.comparison.shown_numbers import SET_METRICS, shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.instantiate import instantiate
-from lightning_losses.experiments.evidence.claims import Claim, findings
+from lightning_losses.experiments.evidence.claims import Claim
 from lightning_losses.experiments.evidence.seed_interval import seed_interval
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.evaluation import predict_logits
-from lightning_losses.experiments.training.training import Training, training_of
+from lightning_losses.experiments.training.training import Training, rehearse_seeds, training_of_seed
 from lightning_losses.metrics import PredictionSetMetrics, set_coverage
 from lightning_losses.plots.coverage_against_alpha import coverage_against_alpha
 
@@ -39,18 +37,7 @@ class ConformalComparison(Experiment):
         config = self.config
         if not config.conformal.seeds or not config.conformal.methods:
             raise ConfigError("conformal: no seeds or no methods came; give at least one of each.")
-        data = OmegaConf.to_container(config.data, resolve=True)
-        assert isinstance(data, dict)
-        return [
-            training_of(
-                config,
-                f"seed-{seed}",
-                config.modules.student,
-                data=OmegaConf.create({**data, "split_seed": seed}),
-                seed=seed,
-            )
-            for seed in config.conformal.seeds
-        ]
+        return [training_of_seed(config, "seed", config.modules.student, seed) for seed in config.conformal.seeds]
 
     def methods(self) -> dict[str, ConformalSets]:
         """The unfitted methods, by name."""
@@ -64,20 +51,13 @@ class ConformalComparison(Experiment):
 
     def claims(self) -> tuple[list[Claim], dict[str, float]]:
         """What is claimed of the methods, and which differences would matter."""
-        plain: Any = OmegaConf.to_container(self.config.conformal, resolve=True)
-        claims = [Claim.read(node) for node in plain["claims"]]
-        numbers = {name: {metric: [0.0, 1.0, 2.0] for metric in SET_METRICS} for name in self.methods()}
-        findings(claims, {"": numbers}, plain["margins"])
-        return claims, plain["margins"]
+        return claims_of(self.config.conformal, self.methods(), SET_METRICS)
 
     def rehearse(self) -> None:
         """Take a step with the first classifier; build the methods and read the claims."""
         self.claims()
         first, *others = self.trainings()
-        first.rehearse(self.resumed)
-        if self.resumed is not None:
-            for training in others:
-                check_resumption(self.resumed / training.name, training.identity, training.build())
+        rehearse_seeds([first], others, self.resumed)
 
     def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
         """Train, fit, score and report; every method's measures, a number a seed. None in further processes."""

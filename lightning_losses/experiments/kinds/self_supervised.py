@@ -4,26 +4,29 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lightning_losses.checkpoints.process_states import first_process
-from lightning_losses.checkpoints.resumption import check_resumption
 from lightning_losses.data import ImageData
 from lightning_losses.diagnostics.linear_heads import logistic_head
-from lightning_losses.experiments.comparison.judged_claims import judged_claims
+from lightning_losses.experiments.comparison.judged_claims import claims_of, judged_claims
 from lightning_losses.experiments.comparison.shown_numbers import shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError
-from lightning_losses.experiments.evidence.claims import Claim, findings
+from lightning_losses.experiments.evidence.claims import Claim
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
 from lightning_losses.experiments.kinds.classification import ScoredStudent
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page, Table
-from lightning_losses.experiments.training.training import Trained, Training, training_of
+from lightning_losses.experiments.training.training import (
+    Trained,
+    Training,
+    rehearse_seeds,
+    training_of,
+    training_of_seed,
+)
 from lightning_losses.metrics.neighbours import knn_accuracy
 from lightning_losses.networks.projected_encoder import ProjectedEncoder, without_head
 from lightning_losses.plots.seed_intervals import seed_intervals
@@ -58,35 +61,23 @@ class SelfSupervisedTraining(ScoredStudent):
         config = self.config
         if not config.contrastive.seeds:
             raise ConfigError("contrastive.seeds: none came; give at least one.")
-        data = OmegaConf.to_container(config.data, resolve=True)
-        assert isinstance(data, dict)
-        found = []
-        for seed in config.contrastive.seeds:
-            shared = {"data": OmegaConf.create({**data, "split_seed": seed}), "seed": seed}
-            student, supervised = (
-                training_of(config, f"{name}-{seed}", module, shows_inputs=name == "supervised", **shared)
-                for name, module in (("student", config.modules.student), ("supervised", config.modules.baseline))
+        return [
+            (
+                training_of_seed(config, "student", config.modules.student, seed, shows_inputs=False),
+                training_of_seed(config, "supervised", config.modules.baseline, seed, shows_inputs=True),
             )
-            found.append((student, supervised))
-        return found
+            for seed in config.contrastive.seeds
+        ]
 
     def claims(self) -> tuple[list[Claim], dict[str, float]]:
         """What is claimed of the features, and which differences would matter."""
-        plain: Any = OmegaConf.to_container(self.config.contrastive, resolve=True)
-        claims = [Claim.read(node) for node in plain["claims"]]
-        numbers = {name: {metric: [0.0, 1.0, 2.0] for metric in FEATURE_METRICS} for name in RUNS}
-        findings(claims, {"": numbers}, plain["margins"])
-        return claims, plain["margins"]
+        return claims_of(self.config.contrastive, RUNS, FEATURE_METRICS)
 
     def rehearse(self) -> None:
         """Take a step with the first seed's networks, and read the claims."""
         self.claims()
         first, *others = self.seed_trainings()
-        for training in first:
-            training.rehearse(self.resumed)
-        if self.resumed is not None:
-            for training in (one for pair in others for one in pair):
-                check_resumption(self.resumed / training.name, training.identity, training.build())
+        rehearse_seeds(first, (one for pair in others for one in pair), self.resumed)
 
     def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
         """Train, measure and report; the accuracies by run, a number a seed. None in further processes."""

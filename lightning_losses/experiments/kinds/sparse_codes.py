@@ -4,27 +4,24 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from lightning_losses.checkpoints.process_states import first_process
-from lightning_losses.checkpoints.resumption import check_resumption
 from lightning_losses.diagnostics.sparse_codes import explained_variance, latent_frequencies
-from lightning_losses.experiments.comparison.judged_claims import judged_claims
+from lightning_losses.experiments.comparison.judged_claims import claims_of, judged_claims
 from lightning_losses.experiments.comparison.shown_numbers import shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.instantiate import instantiate
-from lightning_losses.experiments.evidence.claims import Claim, findings
+from lightning_losses.experiments.evidence.claims import Claim
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
 from lightning_losses.experiments.kinds.self_supervised import frozen_features
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page, Table
-from lightning_losses.experiments.training.training import Training, training_of
+from lightning_losses.experiments.training.training import Training, rehearse_seeds, training_of_seed
 from lightning_losses.networks.projected_encoder import without_head
 from lightning_losses.networks.sparse_autoencoder import SparseAutoencoder
 from lightning_losses.objective import Objective
@@ -41,37 +38,20 @@ class SparseCoding(Experiment):
         config = self.config
         if not config.sparse_codes.seeds or not config.sparse_codes.choices:
             raise ConfigError("sparse_codes: no seeds or no choices came; give at least one of each.")
-        data = OmegaConf.to_container(config.data, resolve=True)
-        assert isinstance(data, dict)
-        return [
-            training_of(
-                config,
-                f"classifier-{seed}",
-                config.modules.student,
-                data=OmegaConf.create({**data, "split_seed": seed}),
-                seed=seed,
-            )
-            for seed in config.sparse_codes.seeds
-        ]
+        seeds = config.sparse_codes.seeds
+        return [training_of_seed(config, "classifier", config.modules.student, seed) for seed in seeds]
 
     def claims(self) -> tuple[list[Claim], dict[str, float]]:
         """What is claimed of the choices, and which differences would matter."""
-        plain: Any = OmegaConf.to_container(self.config.sparse_codes, resolve=True)
-        claims = [Claim.read(node) for node in plain["claims"]]
-        numbers = {name: {metric: [0.0, 1.0, 2.0] for metric in CODE_METRICS} for name in plain["choices"]}
-        findings(claims, {"": numbers}, plain["margins"])
-        return claims, plain["margins"]
+        return claims_of(self.config.sparse_codes, self.config.sparse_codes.choices, CODE_METRICS)
 
     def rehearse(self) -> None:
         """Take a step of the first classifier and of every autoencoder, and read the claims."""
         self.claims()
         first, *others = self.classifiers()
-        first.rehearse(self.resumed)
+        rehearse_seeds([first], others, self.resumed)
         for choice in self.config.sparse_codes.choices:
             self._autoencoder(torch.randn(4, 3), choice, seed=0, epochs=1)
-        if self.resumed is not None:
-            for training in others:
-                check_resumption(self.resumed / training.name, training.identity, training.build())
 
     def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
         """Train, measure and report; the numbers by choice, one a seed. None in further processes."""

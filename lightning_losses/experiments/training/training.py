@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +95,23 @@ def training_of(config: DictConfig, name: str, module: DictConfig, **others: Any
     parts = {part: config.get(part) or None for part in ("scheduler", "callbacks")}
     shared = {"data": config.data, "trainer": config.trainer, "seed": config.seed, **parts}
     return Training(name=name, module=module, **{**shared, **others})
+
+
+def training_of_seed(config: DictConfig, name: str, module: DictConfig, seed: int, **others: Any) -> "Training":
+    """As `training_of`, with a seed of its own, which also draws the split and ends the name."""
+    data = OmegaConf.to_container(config.data, resolve=True)
+    assert isinstance(data, dict)
+    split = OmegaConf.create({**data, "split_seed": seed})
+    return training_of(config, f"{name}-{seed}", module, data=split, seed=seed, **others)
+
+
+def rehearse_seeds(first: Iterable["Training"], others: Iterable["Training"], resumed: Path | None) -> None:
+    """Take a step of the first seed's networks, and check those of the others where they are to go on."""
+    for training in first:
+        training.rehearse(resumed)
+    if resumed is not None:
+        for training in others:
+            check_resumption(resumed / training.name, training.identity, training.build())
 
 
 @dataclass(frozen=True)
