@@ -277,13 +277,78 @@ GLOSSARY: dict[str, Name] = {
         "[V, D]", "constant", "the weight of the teacher's head", lambda s: s.normal(s.vocabulary, s.features)
     ),
     "chosen_logps": Name(
-        "[B]", "trained", "log-probabilities of the chosen answers", lambda s: -3 * s.normal(s.batch).abs()
+        "[B, T]", "trained", "log-probabilities of the tokens of the chosen completions", lambda s: _logps(s, 3)
     ),
-    "rejected_logps": Name(
-        "[B]", "trained", "log-probabilities of the rejected answers", lambda s: -3 * s.normal(s.batch).abs()
+    "rejected_logps": Name("[B, S]", "trained", "the same of the rejected completions", lambda s: _logps(s, 4)),
+    "ref_chosen_logps": Name("[B, T]", "constant", "the reference model's of the chosen", lambda s: _logps(s, 3)),
+    "ref_rejected_logps": Name("[B, S]", "constant", "the reference model's of the rejected", lambda s: _logps(s, 4)),
+    "chosen_mask": Name(
+        "[B, T]",
+        "constant",
+        "1 for a token of a chosen completion, 0 for its prompt and padding",
+        lambda s: _padding(s.batch, 3),
     ),
-    "ref_chosen_logps": Name("[B]", "constant", "the reference's", lambda s: -3 * s.normal(s.batch).abs()),
-    "ref_rejected_logps": Name("[B]", "constant", "the reference's", lambda s: -3 * s.normal(s.batch).abs()),
+    "rejected_mask": Name("[B, S]", "constant", "the same of the rejected", lambda s: _padding(s.batch, 4)),
+    "chosen_log_collisions": Name(
+        "[B, T]",
+        "constant",
+        "``log sum_v p_v^2`` of the distribution at each token of the chosen",
+        lambda s: _logps(s, 3),
+    ),
+    "rejected_log_collisions": Name("[B, S]", "constant", "the same of the rejected", lambda s: _logps(s, 4)),
+    "chosen_rewards": Name("[B]", "trained", "a reward model's scores of the chosen", lambda s: s.normal(s.batch)),
+    "rejected_rewards": Name("[B]", "trained", "the same of the rejected", lambda s: s.normal(s.batch)),
+    "reward_margin": Name(
+        "[B]", "constant", "by how much the chosen shall be better, at least 0", lambda s: s.normal(s.batch).abs()
+    ),
+    "logps": Name("[B, T]", "trained", "log-probabilities of the tokens of completions", lambda s: _logps(s, 3)),
+    "old_logps": Name("[B, T]", "constant", "the same of the policy that sampled them", lambda s: _logps(s, 3)),
+    "ref_logps": Name("[B, T]", "constant", "the same of the reference model", lambda s: _logps(s, 3)),
+    "completion_mask": Name(
+        "[B, T]",
+        "constant",
+        "1 for a token of a completion, 0 for its prompt and padding",
+        lambda s: _padding(s.batch, 3),
+    ),
+    "advantages": Name(
+        "[B] or [B, T]",
+        "constant",
+        "how much better a completion, or a token, is than expected",
+        lambda s: s.normal(s.batch),
+    ),
+    "sampling_ratio": Name(
+        "[B, T]",
+        "constant",
+        "``p_old`` over the probability that the sampling engine had, truncated",
+        lambda s: s.normal(s.batch, 3).exp(),
+    ),
+    "entropies": Name(
+        "[B, T]", "trained", "entropy of the distribution at each token, in nats", lambda s: s.normal(s.batch, 3).abs()
+    ),
+    "values": Name("[B, T]", "trained", "a critic's values of the tokens", lambda s: s.normal(s.batch, 3)),
+    "old_values": Name("[B, T]", "constant", "the same before the update", lambda s: s.normal(s.batch, 3)),
+    "returns": Name("[B, T]", "constant", "what the values shall be", lambda s: s.normal(s.batch, 3)),
+    "desirable": Name("[B] bool", "constant", "which completions are good", lambda s: torch.arange(s.batch) % 2 == 0),
+    "mismatched_logps": Name(
+        "[B, T]",
+        "constant",
+        "log-probabilities of the completions after another sample's prompt",
+        lambda s: _logps(s, 3),
+    ),
+    "ref_mismatched_logps": Name("[B, T]", "constant", "the reference model's of these", lambda s: _logps(s, 3)),
+    "mismatched_mask": Name("[B, T]", "constant", "which of these tokens count", lambda s: _padding(s.batch, 3)),
+    "forget_logps": Name(
+        "[B, T]", "trained", "log-probabilities of the tokens that shall be forgotten", lambda s: _logps(s, 3)
+    ),
+    "ref_forget_logps": Name("[B, T]", "constant", "the reference model's of these", lambda s: _logps(s, 3)),
+    "forget_mask": Name("[B, T]", "constant", "which of these tokens count", lambda s: _padding(s.batch, 3)),
+    "retain_logps": Name("[B, S]", "trained", "the same of what shall be retained", lambda s: _logps(s, 4)),
+    "retain_mask": Name("[B, S]", "constant", "which of these tokens count", lambda s: _padding(s.batch, 4)),
+    "refusal_logps": Name(
+        "[B, S]", "trained", "log-probabilities of the tokens of what is to be said instead", lambda s: _logps(s, 4)
+    ),
+    "ref_refusal_logps": Name("[B, S]", "constant", "the reference model's of these", lambda s: _logps(s, 4)),
+    "refusal_mask": Name("[B, S]", "constant", "which of these tokens count", lambda s: _padding(s.batch, 4)),
     "regression_target": Name(
         "[B] or [B, ...]",
         "constant",
@@ -325,6 +390,11 @@ GLOSSARY: dict[str, Name] = {
 def _padding(batch: int, tokens: int) -> Tensor:
     """Every second row has one token less."""
     return torch.arange(tokens) < tokens - torch.arange(batch).unsqueeze(1) % 2
+
+
+def _logps(sizes: Sizes, tokens: int) -> Tensor:
+    """Log-probabilities of tokens."""
+    return -sizes.normal(sizes.batch, tokens).abs()
 
 
 def example(name: str, sizes: Sizes) -> Tensor | float:

@@ -166,7 +166,9 @@ def test_a_comparison_is_a_page_with_verdicts_tables_and_pictures(tmp_path, monk
 def test_the_pages_are_what_the_kept_numbers_give(tmp_path, monkeypatch):
     """Of the experiments that have been measured; the others are named with their commands."""
     text, numbers = (ROOT / "RESULTS.md").read_text(), ROOT / result_runs.KEPT
-    assert len(text.splitlines()) < 160
+    # Each comparison has a few lines here; its tables are on its page.
+    shown = [text for text in text.split("\n## ") if "![" in text]
+    assert shown and all(len(text.splitlines()) <= 8 for text in shown)
     pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "results").glob("*.md")}
     measured = {path.stem for path in numbers.glob("*.json")}
     assert set(pages) == measured | set(result_runs.GROKKING)
