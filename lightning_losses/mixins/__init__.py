@@ -8,6 +8,7 @@ from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.mixins.online_distillation import OnlineDistillationMixin
 from lightning_losses.mixins.self_distillation import SelfDistillationMixin
+from lightning_losses.mixins.token_records import TokenRecordsMixin
 from lightning_losses.mixins.two_views import TwoViews
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "ObjectiveMixin",
     "OnlineDistillationMixin",
     "SelfDistillationMixin",
+    "TokenRecordsMixin",
     "TwoViews",
 ]

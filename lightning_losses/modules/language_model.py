@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_losses.data.language_batch import LanguageBatch, language_batch
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.cross_entropy.problem import Impl
@@ -25,7 +26,6 @@ from lightning_losses.modules.classifier import (
     with_scheduler,
 )
 from lightning_losses.modules.evaluation import evaluate
-from lightning_losses.modules.language_batch import LanguageBatch, language_batch
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.networks.head_input import check_documents_apart, head_input

@@ -10,8 +10,8 @@ import transformers
 from torch import nn
 
 from lightning_losses import KD, CrossEntropy, DistillationMixin, Focal, LanguageHeadMixin, Objective, Term
+from lightning_losses.data.language_batch import language_batch
 from lightning_losses.data.packing import pack_documents
-from lightning_losses.modules.language_batch import language_batch
 from lightning_losses.modules.language_model import LanguageModel, LanguageModelDistiller
 from lightning_losses.teachers import WithoutAdapters
 

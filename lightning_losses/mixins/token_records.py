@@ -1,0 +1,223 @@
+"""The mixin that gives a LightningModule the log-probabilities of tokens, of its network and of a frozen reference."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_losses.data.language_batch import LanguageBatch, language_batch
+from lightning_losses.kernels.cross_entropy.problem import Impl
+from lightning_losses.kernels.token_record import TokenRecord, token_record
+from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.mixins.language_head import LanguageHeadMixin
+from lightning_losses.networks.head_input import check_documents_apart, head_input
+from lightning_losses.networks.output_head import HEAD_NAMES, head_matrix, logit_scale, logit_softcap, offered_heads
+from lightning_losses.parallel.processes import sizes_of_all, world_size
+from lightning_losses.teachers import CachedLogits
+
+
+class Wanted(NamedTuple):
+    """What a record is asked for beside log-probabilities; see `token_record`."""
+
+    entropies: bool = False
+    log_collisions: bool = False
+    variances: bool = False
+    ranks: bool = False
+
+
+class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
+    """Gives a LightningModule the log-probabilities of a text's tokens without its logits, and a reference's.
+
+    The trained network is `self.network`; its head is what `LanguageHeadMixin` finds. The reference is `self.teacher`,
+    with all that `DistillationMixin` says of teachers: a frozen copy, `WithoutAdapters(network)` for a network with
+    PEFT's adapters, or the result of `load_cached_teacher` for what `cache_reference` wrote, which takes the batch's
+    `index`.
+
+    Attributes:
+        ignore_index: tokens with this target do not count.
+        record_impl: the implementation of the fused losses.
+        record_temperature: the divisor of the scores.
+
+    Example:
+        >>> import lightning
+        >>> from lightning_losses.networks.transformer import Transformer
+        >>> class Model(TokenRecordsMixin, lightning.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = Transformer(9, context_length=8, width=8, depth=1, heads=2)
+        >>> tokens = torch.arange(9).reshape(1, 9)
+        >>> Model().token_record({"inputs": tokens[:, :8], "target": tokens[:, 1:]}).logps.shape
+        torch.Size([1, 8])
+    """
+
+    ignore_index: int = -100
+    record_impl: Impl = "auto"
+    record_temperature: float = 1.0
+    _asks_for_hidden_states = True
+
+    def split_batch(self, batch: Any) -> LanguageBatch:
+        """A batch's inputs and targets for `self.network`, in any form that `language_batch` takes."""
+        network: Any = self.network
+        if isinstance(batch, LanguageBatch):
+            return batch
+        given = language_batch(type(self).__name__, network, batch, self.ignore_index)
+        if "position_ids" in given.further:
+            check_documents_apart(type(self).__name__, network, self.find_head())
+        return given
+
+    def token_record(self, batch: Any, wanted: Wanted = Wanted()) -> TokenRecord:  # noqa: B008
+        """The record of a batch under the trained network.
+
+        Args:
+            batch: as `language_batch` takes it, or its result.
+            wanted: what is needed beside log-probabilities.
+        """
+        given = self.split_batch(batch)
+        hidden = self.hidden_states(given.inputs, **given.further)
+        weight, bias = self.head_parameters(hidden.dtype)
+        return token_record(
+            hidden, weight, given.target, bias, softcap=self.head_softcap(), **self._options(), **wanted._asdict()
+        )
+
+    @torch.no_grad()
+    def reference_record(self, batch: Any, wanted: Wanted = Wanted()) -> TokenRecord:  # noqa: B008
+        """The record of a batch under the reference, without gradient.
+
+        Raises:
+            ValueError: no reference is set, or one without a head.
+        """
+        owner, reference = type(self).__name__, self.teacher
+        if reference is None:
+            raise ValueError(
+                f"{owner}: the objective takes a reference's log-probabilities, but none is set; set self.teacher to "
+                "the frozen reference, or give them in the batch."
+            )
+        given = self.split_batch(batch)
+        with self.teacher_in_evaluation():
+            return network_record(owner, reference, given, wanted, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "ignore_index": self.ignore_index,
+            "impl": self.record_impl,
+            "temperature": self.record_temperature,
+        }
+
+    def cached_reference(self, batch: Mapping[str, Any], widths: Sequence[int]) -> list[Float[Tensor, "batch _"]]:
+        """What a cached reference says of a batch's texts, one after the other.
+
+        Args:
+            batch: holds `index`, the samples' positions in the data set that the cache was made of.
+            widths: the tokens of each text.
+
+        Raises:
+            ValueError: a batch without `index`, or texts of another width than the cached ones.
+        """
+        owner, reference = type(self).__name__, self.teacher
+        assert isinstance(reference, CachedLogits)
+        if "index" not in batch:
+            raise ValueError(f"{owner}: a cached reference needs 'index' in the batch, and it holds {sorted(batch)}.")
+        logps = reference(batch["index"])
+        if logps.shape[1] != sum(widths):
+            raise ValueError(
+                f"{owner}: the cached reference has {logps.shape[1]} tokens for each sample, and the batch "
+                f"{sum(widths)}; pad every sample of the data set to the same number, and make the cache of it."
+            )
+        return list(torch.split(logps, list(widths), dim=1))
+
+    def widened(self, tensors: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The tensors, of which [B, T] ones get the width of the widest process, where a batch-coupled loss needs it.
+
+        Args:
+            tensors: the tensors by their names.
+            names: which of them are values of tokens; their mask is 0 in what is added.
+        """
+        terms = getattr(self.objective, "terms", {}).values()
+        if world_size() == 1 or not any(getattr(term, "batch_coupled", False) for term in terms):
+            return dict(tensors)
+        values = {name: tensors[name] for name in names if name in tensors}
+        widest = {name: max(sizes_of_all(value.shape[1], value.device)) for name, value in values.items()}
+        return {**tensors, **{name: widen(value, widest[name], 0) for name, value in values.items()}}
+
+
+def network_record(
+    owner: str,
+    network: nn.Module,
+    given: LanguageBatch,
+    wanted: Wanted = Wanted(),  # noqa: B008
+    **options: Any,
+) -> TokenRecord:
+    """The record of a batch under any network that offers its head.
+
+    Args:
+        owner: the name in errors.
+        network: as `head_input` takes it.
+        given: the batch.
+        wanted: what is needed beside log-probabilities.
+        **options: those of `token_record`.
+
+    Raises:
+        ValueError: a network without a head.
+
+    Example:
+        >>> from lightning_losses.networks.transformer import Transformer
+        >>> network, tokens = Transformer(9, context_length=8, width=8, depth=1, heads=2), torch.arange(9).reshape(1, 9)
+        >>> network_record("example", network, LanguageBatch(tokens[:, :8], {}, tokens[:, 1:])).logps.shape
+        torch.Size([1, 8])
+    """
+    if not (heads := offered_heads(network)):
+        raise ValueError(
+            f"{owner}: the network, a {type(network).__name__}, offers no head; give it one as "
+            f"get_output_embeddings() or under {', '.join(HEAD_NAMES)}."
+        )
+    hidden = head_input(owner, network, heads[0], given.inputs, **given.further)
+    weight, bias = head_matrix(owner, heads[0], logit_scale(network))
+    bias = None if bias is None else bias.to(hidden.dtype)
+    return token_record(
+        hidden,
+        weight.to(hidden.dtype),
+        given.target,
+        bias,
+        softcap=logit_softcap(network),
+        **options,
+        **wanted._asdict(),
+    )
+
+
+def joined(batches: Sequence[LanguageBatch], ignore_index: int = -100) -> LanguageBatch:
+    """Several batches as the rows of one, the narrower ones padded at their end.
+
+    Args:
+        batches: of the same form.
+        ignore_index: the target of padding.
+
+    Example:
+        >>> short, long = (LanguageBatch(torch.ones(1, t).long(), {}, torch.ones(1, t).long()) for t in (2, 3))
+        >>> joined([short, long]).target.tolist()
+        [[1, 1, -100], [1, 1, 1]]
+    """
+    first = batches[0]
+    inputs: Any
+    if isinstance(first.inputs, Mapping):
+        inputs = {name: _rows(name, [batch.inputs[name] for batch in batches]) for name in first.inputs}
+    else:
+        inputs = _rows("inputs", [batch.inputs for batch in batches])
+    further = {name: _rows(name, [batch.further[name] for batch in batches]) for name in first.further}
+    return LanguageBatch(inputs, further, _rows("target", [batch.target for batch in batches], ignore_index))
+
+
+def widen(tensor: Tensor, width: int, value: float) -> Tensor:
+    """A [B, T] tensor with columns of one value added, up to a width."""
+    return tensor if tensor.shape[1] >= width else F.pad(tensor, (0, width - tensor.shape[1]), value=value)
+
+
+def _rows(name: str, tensors: Sequence[Tensor], value: int | None = None) -> Tensor:
+    # Padding is a document of its own; -1 is that of the rest of a packed row.
+    filler = (-1 if name == "documents" else 0) if value is None else value
+    if tensors[0].ndim == 2:
+        width = max(tensor.shape[1] for tensor in tensors)
+        tensors = [widen(tensor, width, filler) for tensor in tensors]
+    return torch.cat(list(tensors))
