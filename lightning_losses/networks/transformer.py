@@ -28,12 +28,13 @@ class Transformer(nn.Module):
 
     Shapes:
         tokens: [B, T] int64; documents (optional): [B, T], the number of each token's document, if several are packed
-        in a row: tokens see only their own document, whose positions begin at 0. logits: [B, T, V]; hidden states:
-        [B, T, D].
+        in a row: tokens see only their own document, whose positions begin at 0; cache and places (optional): what
+        `empty_cache` gives, and [B, T], the position of each token of its row, written into the cache and seen by the
+        calls that follow. logits: [B, T, V]; hidden states: [B, T, D].
 
     Raises:
         ValueError: a size below 1; a width that the heads don't divide; when called, a sequence longer than the
-            context.
+            context, or a cache without places or with documents.
 
     Source:
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). Unlike GPT-2, only
@@ -78,6 +79,8 @@ class Transformer(nn.Module):
         tokens: Int[Tensor, "batch time"],
         return_hidden: bool = False,
         documents: Int[Tensor, "batch time"] | None = None,
+        cache: Float[Tensor, "depth 2 batch heads length _"] | None = None,
+        places: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time _"]:
         """The logits of each next token, or the hidden states before the head."""
         if tokens.shape[-1] > self.context_length:
@@ -89,13 +92,32 @@ class Transformer(nn.Module):
             earlier = positions.unsqueeze(-1) >= positions
             mask = (earlier & (documents.unsqueeze(-1) == documents.unsqueeze(-2))).unsqueeze(-3)
             positions = positions_within(documents)
+        if cache is not None:
+            if places is None or documents is not None:
+                raise ValueError("transformer: a cache came; give the tokens' places beside it, and no documents.")
+            positions = places
+            mask = (torch.arange(cache.shape[-2], device=tokens.device) <= places.unsqueeze(-1)).unsqueeze(-3)
         hidden = self.tokens(tokens) + self.positions(positions)
-        for block in self.blocks:
-            hidden = block(hidden, mask)
+        for block, part in zip(self.blocks, [None] * len(self.blocks) if cache is None else cache, strict=True):
+            hidden = block(hidden, mask) if part is None else block(hidden, mask, part, places)
         hidden = self.norm(hidden)
         if return_hidden:
             return hidden
         return F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
+
+    def empty_cache(self, batch: int, length: int) -> Float[Tensor, "depth 2 batch heads length _"]:
+        """Room for the keys and values of sequences of at most `length` tokens.
+
+        Example:
+            >>> network = Transformer(9, context_length=8, width=8, depth=1, heads=2).eval()
+            >>> tokens, places, cache = torch.arange(6).reshape(2, 3), torch.arange(3).expand(2, 3), network.empty_cache(2, 4)
+            >>> first = network(tokens[:, :2], cache=cache, places=places[:, :2])
+            >>> last = network(tokens[:, 2:], cache=cache, places=places[:, 2:])
+            >>> torch.allclose(last[:, 0], network(tokens)[:, -1], atol=1e-6)
+            True
+        """
+        heads, weight = self.blocks[0].heads, self.tokens.weight
+        return weight.new_zeros(len(self.blocks), 2, batch, heads, length, weight.shape[1] // heads)
 
     def get_output_embeddings(self) -> nn.Embedding | nn.Linear:
         """The layer whose weight computes the logits."""
@@ -137,13 +159,25 @@ class Block(nn.Module):
         self.perceptron_out = nn.Linear(4 * width, width, bias=False)
 
     def forward(
-        self, hidden: Float[Tensor, "batch time width"], mask: Bool[Tensor, "batch 1 time time"] | None = None
+        self,
+        hidden: Float[Tensor, "batch time width"],
+        mask: Bool[Tensor, "batch 1 time length"] | None = None,
+        cache: Float[Tensor, "2 batch heads length _"] | None = None,
+        places: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time width"]:
-        """The next block's input; tokens attend where the mask is True, by default to themselves and all before."""
+        """The next block's input; tokens attend where the mask is True, by default to themselves and all before.
+
+        With a cache, keys and values are written there at the tokens' places, and tokens attend to all that it holds.
+        """
         joint = self.attention_in(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
         query, key, value = joint.permute(2, 0, 3, 1, 4).unbind()
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
+        if cache is not None:
+            rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(-1)
+            cache[0][rows, :, places] = key.transpose(1, 2).to(cache.dtype)
+            cache[1][rows, :, places] = value.transpose(1, 2).to(cache.dtype)
+            key, value = cache.to(query.dtype).unbind()
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         hidden = hidden + self.attention_out(mixed.transpose(1, 2).flatten(2))
         return hidden + self.perceptron_out(F.gelu(self.perceptron_in(self.perceptron_norm(hidden))))
