@@ -69,8 +69,8 @@ def generate(
         `Generated`: tokens, which of them were drawn, and their log-probabilities.
 
     Raises:
-        ValueError: prompts that are no int64 [B, P] with P of at least 1; lengths outside [1, P]; settings outside their
-            ranges; more tokens than the network's context; scores of another shape from a processor, or without
+        ValueError: prompts that are no int64 [B, P] with P of at least 1; lengths outside [1, P]; settings outside
+            their ranges; more tokens than the network's context; scores of another shape from a processor, or without
             a number above -inf.
 
     Example:
@@ -177,7 +177,7 @@ def _logits(network: nn.Module, batch: int, length: int) -> Callable[[Tensor, Te
 
 
 def _as_left_padded(tokens: Tensor, counts: Tensor, longest: int) -> Int[Tensor, "batch time"]:
-    """The last `longest` places of rows that end at `counts`; what a shorter row lacks is its end's padding, in front."""
+    """The tokens so far, so that all rows end together; in front of a shorter row stands its own padding."""
     places = torch.arange(longest, device=tokens.device) + (counts - longest).unsqueeze(-1)
     return tokens.gather(1, places % tokens.shape[1])
 

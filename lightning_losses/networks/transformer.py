@@ -98,21 +98,21 @@ class Transformer(nn.Module):
             positions = places
             mask = (torch.arange(cache.shape[-2], device=tokens.device) <= places.unsqueeze(-1)).unsqueeze(-3)
         hidden = self.tokens(tokens) + self.positions(positions)
-        for block, part in zip(self.blocks, [None] * len(self.blocks) if cache is None else cache, strict=True):
-            hidden = block(hidden, mask) if part is None else block(hidden, mask, part, places)
+        for depth, block in enumerate(self.blocks):
+            hidden = block(hidden, mask) if cache is None else block(hidden, mask, cache[depth], places)
         hidden = self.norm(hidden)
         if return_hidden:
             return hidden
         return F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
 
     def empty_cache(self, batch: int, length: int) -> Float[Tensor, "depth 2 batch heads length _"]:
-        """Room for the keys and values of sequences of at most `length` tokens.
+        """Room for the keys and values of sequences of at most `length` tokens; they get no gradient there.
 
         Example:
             >>> network = Transformer(9, context_length=8, width=8, depth=1, heads=2).eval()
-            >>> tokens, places, cache = torch.arange(6).reshape(2, 3), torch.arange(3).expand(2, 3), network.empty_cache(2, 4)
-            >>> first = network(tokens[:, :2], cache=cache, places=places[:, :2])
-            >>> last = network(tokens[:, 2:], cache=cache, places=places[:, 2:])
+            >>> tokens, cache = torch.arange(6).reshape(2, 3), network.empty_cache(batch=2, length=4)
+            >>> first = network(tokens[:, :2], cache=cache, places=torch.tensor([[0, 1], [0, 1]]))
+            >>> last = network(tokens[:, 2:], cache=cache, places=torch.tensor([[2], [2]]))
             >>> torch.allclose(last[:, 0], network(tokens)[:, -1], atol=1e-6)
             True
         """
@@ -175,8 +175,8 @@ class Block(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if cache is not None:
             rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(-1)
-            cache[0][rows, :, places] = key.transpose(1, 2).to(cache.dtype)
-            cache[1][rows, :, places] = value.transpose(1, 2).to(cache.dtype)
+            cache[0][rows, :, places] = key.detach().transpose(1, 2).to(cache.dtype)
+            cache[1][rows, :, places] = value.detach().transpose(1, 2).to(cache.dtype)
             key, value = cache.to(query.dtype).unbind()
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         hidden = hidden + self.attention_out(mixed.transpose(1, 2).flatten(2))
