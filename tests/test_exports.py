@@ -1,6 +1,7 @@
 """What the package offers by name: explicit, complete, and read alike by programs and type checkers."""
 
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -22,7 +23,8 @@ def classes_in_files():
         if info.name.count(".") > 2 and not info.ispkg:
             for name, value in vars(importlib.import_module(info.name)).items():
                 own = isinstance(value, type) and value.__module__ == info.name and not name.startswith("_")
-                if own and issubclass(value, Loss):
+                # A family's kind, which lacks its mathematics, may stand in the family's folder.
+                if own and issubclass(value, Loss) and not inspect.isabstract(value):
                     yield name, value
 
 
