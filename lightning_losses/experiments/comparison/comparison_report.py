@@ -425,6 +425,11 @@ class Comparison:
         """How each figure is drawn, by the name of its file."""
         if self.learning_rates is not None:
             return {"learning_rates.png": self.learning_rates.figure}
+        if (ranks := self.ranks) is not None:
+            # A panel for each of so many settings would be too narrow to read.
+            label = f"mean rank of {shown(self.ranked).plain}, {ranks.settings} settings"
+            draw = partial(critical_difference, ranks.ranks, ranks.critical_difference, label=label)
+            return {"critical_difference.png": draw}
         stages = {"accuracy": ["accuracy"], "ECE": ["ece", "calibrated_ece"]}
         main = "accuracy" if self._is_measured("accuracy") else self.claimed
         if main != "accuracy":
@@ -453,11 +458,6 @@ class Comparison:
             }
         if shown(main).better == "lower":
             return {**intervals}
-        if (ranks := self.ranks) is not None:
-            label = f"mean rank of {shown(self.ranked).plain}, {ranks.settings} settings"
-            intervals["critical_difference.png"] = partial(
-                critical_difference, ranks.ranks, ranks.critical_difference, label=label
-            )
         costs = {
             setting: {
                 run: (self.interval(setting, run, "seconds").mean, *self._in_unit(setting, run, main))

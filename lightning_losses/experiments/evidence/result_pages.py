@@ -135,10 +135,9 @@ def comparison_page(name: str, found: Comparison, pictures: Sequence[str]) -> Pa
             f"Made with {made_with}." if made_with else "",
             "\n".join(settings) if len(settings) > 1 else "",
             *(f"![{picture.replace('_', ' ')}](../images/{name}_{picture}.png)" for picture in pictures),
-            Table(["claim", "verdict", "found", "guards"], claims, "Claims", left=4),
+            Table(["claim", "verdict", "found", "guards"], claims, "Claims", left=4) if claims else "",
             _tests(found),
-            f"What differs from {found.baseline} by more than chance (Holm's p below {found.level:g}):",
-            "\n".join(_differing(found)),
+            *_told(found),
             *found.tables(),
             found.note,
             found.caveat,
@@ -175,6 +174,16 @@ def _tests(found: Comparison) -> str:
         f"Margins, stated beforehand: {', '.join(margins)}. {looks} The intervals of this table are at "
         f"{100 - 100 * found.level:g}%, those of the others at 95%."
     )
+
+
+def _told(found: Comparison) -> list[str]:
+    """The ranks over many settings; else what differs in each."""
+    if found.ranks is not None:
+        return [str(found.ranks)]
+    return [
+        f"What differs from {found.baseline} by more than chance (Holm's p below {found.level:g}):",
+        "\n".join(_differing(found)),
+    ]
 
 
 def _differing(found: Comparison) -> Iterator[str]:
@@ -261,6 +270,10 @@ def verdicts(
 
 def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
     """The results of a comparison in a few sentences, with its picture of effects."""
+    pictured = [f"![{found.title}]({(PICTURES / f'{name}_{one}.png').as_posix()})" for one in pictures]
+    if found.ranks is not None:
+        told = f"By {shown(found.ranked).plain}: {str(found.ranks)[:1].lower()}{str(found.ranks)[1:]} The numbers"
+        return [f"## {found.title}", f"{told} are in {_link(name)}.", *pictured, found.caveat]
     if len(found.settings) > 1:
         return [f"## {found.title}", f"Numbers and verdicts: {_link(name)}."]
     (setting,) = found.settings
@@ -285,7 +298,7 @@ def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
         f"{', in points' if unit.sign else ''}, over {len(found.seeds)} seeds, paired, with 95% intervals: {told}. "
         f"Chosen parameters, guards and tables are in {_link(name)}."
     ]
-    drawn = [f"![{found.title}]({(PICTURES / f'{name}_{one}.png').as_posix()})" for one in pictures if one == "effects"]
+    drawn = [picture for picture, one in zip(pictured, pictures, strict=True) if one == "effects"]
     return [f"## {found.title}", *sentences, *drawn, found.caveat]
 
 

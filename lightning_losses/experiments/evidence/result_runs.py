@@ -41,7 +41,7 @@ KEPT = Path("docs") / "results" / "numbers"
 # What a page tells of a comparison's configuration.
 _TOLD = ("common", "tuning", "cached_logits", "stacked")
 # Pictures of a comparison that its page shows.
-_SHOWN = ("effects", "intervals")
+_SHOWN = ("effects", "intervals", "critical_difference")
 
 
 def settings_of(experiment: str, seed: int) -> dict[str, Any]:
