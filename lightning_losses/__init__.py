@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AMCL as AMCL
     from lightning_losses.losses import AUL as AUL
     from lightning_losses.losses import BDKD as BDKD
+    from lightning_losses.losses import CISPO as CISPO
     from lightning_losses.losses import CKA as CKA
     from lightning_losses.losses import CRD as CRD
     from lightning_losses.losses import DACKL as DACKL
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ELR as ELR
     from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GJS as GJS
+    from lightning_losses.losses import GMPO as GMPO
     from lightning_losses.losses import GPG as GPG
+    from lightning_losses.losses import GRPO as GRPO
+    from lightning_losses.losses import GSPO as GSPO
     from lightning_losses.losses import ICNN as ICNN
     from lightning_losses.losses import KD as KD
     from lightning_losses.losses import LDAM as LDAM
     from lightning_losses.losses import LDRKL as LDRKL
+    from lightning_losses.losses import LUSPO as LUSPO
     from lightning_losses.losses import MCMI as MCMI
     from lightning_losses.losses import MDCA as MDCA
     from lightning_losses.losses import MESA as MESA
@@ -49,11 +54,14 @@ if TYPE_CHECKING:
     from lightning_losses.losses import PSKD as PSKD
     from lightning_losses.losses import RCE as RCE
     from lightning_losses.losses import RKD as RKD
+    from lightning_losses.losses import RLOO as RLOO
     from lightning_losses.losses import SAF as SAF
+    from lightning_losses.losses import SAPO as SAPO
     from lightning_losses.losses import SCE as SCE
     from lightning_losses.losses import TCM as TCM
     from lightning_losses.losses import UNPG as UNPG
     from lightning_losses.losses import USKD as USKD
+    from lightning_losses.losses import VESPO as VESPO
     from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ABDivergence as ABDivergence
     from lightning_losses.losses import AdaFocal as AdaFocal
@@ -146,6 +154,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NTXent as NTXent
     from lightning_losses.losses import OFAStages as OFAStages
     from lightning_losses.losses import Pinball as Pinball
+    from lightning_losses.losses import PPOClip as PPOClip
+    from lightning_losses.losses import PPOValueLoss as PPOValueLoss
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
     from lightning_losses.losses import ProtoTriplet as ProtoTriplet
     from lightning_losses.losses import RankMixupMNDCG as RankMixupMNDCG

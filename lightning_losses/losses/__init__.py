@@ -157,6 +157,16 @@ if TYPE_CHECKING:
     from lightning_losses.losses.noisy_labels.rce import RCE as RCE
     from lightning_losses.losses.noisy_labels.sce import SCE as SCE
     from lightning_losses.losses.noisy_labels.truncated_gce import TruncatedGCE as TruncatedGCE
+    from lightning_losses.losses.policy_gradient.cispo import CISPO as CISPO
+    from lightning_losses.losses.policy_gradient.gmpo import GMPO as GMPO
+    from lightning_losses.losses.policy_gradient.grpo import GRPO as GRPO
+    from lightning_losses.losses.policy_gradient.gspo import GSPO as GSPO
+    from lightning_losses.losses.policy_gradient.luspo import LUSPO as LUSPO
+    from lightning_losses.losses.policy_gradient.ppo_clip import PPOClip as PPOClip
+    from lightning_losses.losses.policy_gradient.ppo_value_loss import PPOValueLoss as PPOValueLoss
+    from lightning_losses.losses.policy_gradient.rloo import RLOO as RLOO
+    from lightning_losses.losses.policy_gradient.sapo import SAPO as SAPO
+    from lightning_losses.losses.policy_gradient.vespo import VESPO as VESPO
     from lightning_losses.losses.regression.beta_nll import BetaNLL as BetaNLL
     from lightning_losses.losses.regression.crps_ensemble import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses.regression.crps_gaussian import CRPSGaussian as CRPSGaussian

@@ -12,7 +12,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.numerics.probabilities import finite_logarithms, known_finite
+from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.numerics.probabilities import (
+    finite_logarithms,
+    full_precision,
+    known_finite,
+    log_probabilities,
+)
 from lightning_losses.numerics.rows import pick
 
 
@@ -106,6 +112,17 @@ def cross_entropy(log_p: Float[Tensor, "*rows classes"], target: Shaped[Tensor, 
 def entropy(log_p: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
     """``-sum_k p_k log p_k``, in nats."""
     return -expectation(log_p, log_p)
+
+
+def entropy_from_logits(logits: Float[Tensor, "*rows classes"], temperature: float = 1.0) -> Float[Tensor, "*rows"]:
+    """The entropy of ``softmax(logits / temperature)``, in nats, differentiable; a class at -inf adds nothing.
+
+    Example:
+        >>> entropy_from_logits(torch.tensor([0.0, 0.0, -torch.inf]))
+        tensor(0.6931)
+    """
+    check_temperature("entropy_from_logits", temperature)
+    return entropy(log_probabilities(full_precision(logits), temperature))
 
 
 def alpha_beta_terms(

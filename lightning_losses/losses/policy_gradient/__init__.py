@@ -1,0 +1,1 @@
+"""Objectives of policy gradients: sampled completions become likelier the better they were."""
