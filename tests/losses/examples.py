@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from lightning_losses.losses import NDLoss
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.glossary import GLOSSARY, Sizes, example
+from lightning_losses.losses.policy_gradient.policy_gradient_loss import PolicyGradientLoss
 
 BATCH, CLASSES, FEATURES = Sizes.batch, Sizes.classes, Sizes.features
 
@@ -53,6 +54,9 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
         options = {"class_counts": known["class_counts"], **options}
     if loss.inputs().keys() & {"features"} and "feature_dim" in inspect.signature(loss).parameters:
         options = {"feature_dim": FEATURES, **options}
+    if issubclass(loss, PolicyGradientLoss):
+        # By default a reference and entropies may come, and are not read.
+        options = {"beta": 0.1, "entropy_weight": 0.01, **options}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         built = loss(**{name: known[name] for name in required if name not in options}, **options).double()

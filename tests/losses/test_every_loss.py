@@ -53,6 +53,8 @@ CONSTANT_PARTS = {
     "adaptive_alpha_divergence": "its gradient is that of a surrogate with cut weights",
     "sae_auxk": "the error that it explains is a constant",
     "beta_nll": "the weight that it makes of the variance has no gradient",
+    "cispo": "the weights that it makes of ratios have no gradient",
+    "vespo": "likewise",
 }
 
 # Some losses are defined in float64 whatever comes in.

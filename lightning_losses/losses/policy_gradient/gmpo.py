@@ -20,6 +20,10 @@ class GMPO(ClippedPolicyLoss):
     mean feels single large ratios less than GRPO's arithmetic one, so that the range may be wider. The ends of the
     range are logarithms here: ε = 0.4 is for ratios from e^-0.4 to e^0.4.
 
+    Args:
+        epsilon_low: how far below 0 the range begins, from 0 to 1.
+        aggregation: how tokens are averaged, by default "seq_mean"; see `CompletionLoss`.
+
     Shapes:
         logps: [B, T] log-probabilities of the tokens; advantages: [B]; old_logps, completion_mask, ref_logps,
         entropies, sampling_ratio (all optional): [B, T].

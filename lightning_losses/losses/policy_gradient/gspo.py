@@ -19,6 +19,9 @@ class GSPO(ClippedPolicyLoss):
 
     Args:
         level: "sequence" or "sequence_token".
+        epsilon_low: how far below 1 the range begins, from 0 to 1.
+        epsilon_high: how far above 1 it ends, at least 0; None: as `epsilon_low`.
+        aggregation: how tokens are averaged, by default "seq_mean"; see `CompletionLoss`.
 
     Shapes:
         logps: [B, T] log-probabilities of the tokens; advantages: [B], at level "sequence_token" also [B, T];

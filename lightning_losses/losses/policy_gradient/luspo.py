@@ -15,6 +15,9 @@ class LUSPO(ClippedPolicyLoss):
     ratios of the n_i tokens. So the gradient of a token is not divided by the length of its completion, by which GSPO
     favours short right answers and long wrong ones.
 
+    Args:
+        aggregation: how tokens are averaged, by default "seq_sum"; see `CompletionLoss`.
+
     Shapes:
         logps: [B, T] log-probabilities of the tokens; advantages: [B]; old_logps, completion_mask, ref_logps,
         entropies, sampling_ratio (all optional): [B, T].

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_losses.losses.policy_gradient.completion_loss import CompletionLoss
 from lightning_losses.numerics.checks import check_floating, check_tensor
 from lightning_losses.numerics.kl_estimate import KLEstimator, kl_estimate
-from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.probabilities import finite_logarithms, full_precision
 from lightning_losses.numerics.settings import Bound, Weight
 from lightning_losses.numerics.token_sequences import completions, token_mask
 
@@ -21,6 +21,8 @@ LogRatio = Annotated[float, Bound(above=0, most=80)]
 
 class PolicyTokens(NamedTuple):
     """The checked tokens of sampled completions in full precision; where a token does not count, all is neutral.
+
+    A log-probability of -inf is -100, a constant.
 
     Attributes:
         logps: [B, T] log-probabilities, 0 where a token does not count.
@@ -145,13 +147,13 @@ class PolicyGradientLoss(CompletionLoss):
                     f"{name}: {key} of shape {list(tensor.shape)} came with logps of shape {list(logps.shape)}; give "
                     "one number for each token."
                 )
-        neutral = {"sampling_ratio": 1.0}
         held = {
             key: full_precision(tensor if key == "entropies" else tensor.detach()).masked_fill(
-                ~kept, neutral.get(key, 0.0)
+                ~kept, 1.0 if key == "sampling_ratio" else 0.0
             )
             for key, tensor in beside.items()
         }
+        held |= {key: finite_logarithms(held[key]) for key in ("old_logps", "ref_logps") if key in held}
         check_floating(name, "advantages", advantages)
         if advantages.shape not in (logps.shape, logps.shape[:1]):
             raise ValueError(
@@ -160,10 +162,11 @@ class PolicyGradientLoss(CompletionLoss):
             )
         fixed = full_precision(advantages.detach())
         whole = fixed.masked_fill(~kept.any(dim=1), 0.0) if fixed.ndim == 1 else None
+        logps = finite_logarithms(tokens.logps)
         each = fixed if whole is None else whole.unsqueeze(1).expand_as(kept)
         return PolicyTokens(
-            tokens.logps,
-            held.get("old_logps", tokens.logps.detach()),
+            logps,
+            held.get("old_logps", logps.detach()),
             each.masked_fill(~kept, 0.0),
             whole,
             kept,

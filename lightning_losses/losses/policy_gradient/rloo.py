@@ -14,6 +14,9 @@ class RLOO(ClippedPolicyLoss):
     from `rloo_advantage`. On the policy that sampled, the gradient is REINFORCE's, which no length divides. The KL to a
     reference belongs into the rewards.
 
+    Args:
+        aggregation: how tokens are averaged, by default "seq_mean"; see `CompletionLoss`.
+
     Shapes:
         logps: [B, T] log-probabilities of the tokens; advantages: [B]; old_logps, completion_mask, ref_logps,
         entropies, sampling_ratio (all optional): [B, T].

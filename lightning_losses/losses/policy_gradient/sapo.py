@@ -21,6 +21,7 @@ class SAPO(PolicyGradientLoss):
     Args:
         temperature_positive: τ where A > 0, above 0.
         temperature_negative: τ elsewhere; larger, since tokens with A < 0 make training less stable.
+        aggregation: how tokens are averaged, by default "seq_mean"; see `CompletionLoss`.
 
     Shapes:
         logps: [B, T] log-probabilities of the tokens; advantages: [B] or [B, T]; old_logps, completion_mask, ref_logps,
