@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AGCE as AGCE
     from lightning_losses.losses import ALDRKL as ALDRKL
     from lightning_losses.losses import AMCL as AMCL
+    from lightning_losses.losses import AOT as AOT
     from lightning_losses.losses import AUL as AUL
     from lightning_losses.losses import BDKD as BDKD
     from lightning_losses.losses import CISPO as CISPO
     from lightning_losses.losses import CKA as CKA
+    from lightning_losses.losses import CPO as CPO
     from lightning_losses.losses import CRD as CRD
     from lightning_losses.losses import DACKL as DACKL
     from lightning_losses.losses import DCA as DCA
     from lightning_losses.losses import DKD as DKD
+    from lightning_losses.losses import DPO as DPO
     from lightning_losses.losses import EBV as EBV
     from lightning_losses.losses import ELR as ELR
+    from lightning_losses.losses import FDPO as FDPO
     from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GJS as GJS
     from lightning_losses.losses import GMPO as GMPO
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GRPO as GRPO
     from lightning_losses.losses import GSPO as GSPO
     from lightning_losses.losses import ICNN as ICNN
+    from lightning_losses.losses import IPO as IPO
     from lightning_losses.losses import KD as KD
     from lightning_losses.losses import LDAM as LDAM
     from lightning_losses.losses import LDRKL as LDRKL
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NGCE as NGCE
     from lightning_losses.losses import NKD as NKD
     from lightning_losses.losses import OFAKD as OFAKD
+    from lightning_losses.losses import ORPO as ORPO
     from lightning_losses.losses import PAMC as PAMC
     from lightning_losses.losses import PSKD as PSKD
     from lightning_losses.losses import RCE as RCE
@@ -71,12 +77,15 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AlignedVocabulary as AlignedVocabulary
     from lightning_losses.losses import AlignmentUniformity as AlignmentUniformity
     from lightning_losses.losses import AnyLoss as AnyLoss
+    from lightning_losses.losses import APODown as APODown
+    from lightning_losses.losses import APOZero as APOZero
     from lightning_losses.losses import ArcFace as ArcFace
     from lightning_losses.losses import Asymmetric as Asymmetric
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
     from lightning_losses.losses import BalancedSoftmax as BalancedSoftmax
     from lightning_losses.losses import BarlowTwins as BarlowTwins
+    from lightning_losses.losses import BCOPair as BCOPair
     from lightning_losses.losses import BetaNLL as BetaNLL
     from lightning_losses.losses import BiasLoss as BiasLoss
     from lightning_losses.losses import BinaryKL as BinaryKL
@@ -86,6 +95,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ClassBalanced as ClassBalanced
     from lightning_losses.losses import ClassRelationKD as ClassRelationKD
     from lightning_losses.losses import ClipContrastive as ClipContrastive
+    from lightning_losses.losses import CompletionNLL as CompletionNLL
     from lightning_losses.losses import CompSum as CompSum
     from lightning_losses.losses import ConceptL1 as ConceptL1
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
@@ -99,6 +109,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import DecoupledSoftmax as DecoupledSoftmax
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DINOLoss as DINOLoss
+    from lightning_losses.losses import DiscoPOP as DiscoPOP
+    from lightning_losses.losses import DPONorm as DPONorm
     from lightning_losses.losses import DROInstanceReweighting as DROInstanceReweighting
     from lightning_losses.losses import DualFocal as DualFocal
     from lightning_losses.losses import EnergyConfusion as EnergyConfusion
@@ -108,6 +120,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import EntmaxLoss as EntmaxLoss
     from lightning_losses.losses import EvidentialClassification as EvidentialClassification
     from lightning_losses.losses import EvidentialRegression as EvidentialRegression
+    from lightning_losses.losses import EXOPair as EXOPair
     from lightning_losses.losses import FitNetHint as FitNetHint
     from lightning_losses.losses import Focal as Focal
     from lightning_losses.losses import FocalAdaptive as FocalAdaptive
@@ -120,6 +133,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GumbelConceptLoss as GumbelConceptLoss
     from lightning_losses.losses import HardContrastive as HardContrastive
     from lightning_losses.losses import Hill as Hill
+    from lightning_losses.losses import HingeDPO as HingeDPO
     from lightning_losses.losses import HLGauss as HLGauss
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses import HypCE as HypCE
@@ -145,6 +159,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import MultiGrainedFocal as MultiGrainedFocal
     from lightning_losses.losses import MultilabelInfoNCE as MultilabelInfoNCE
     from lightning_losses.losses import MWLoss as MWLoss
+    from lightning_losses.losses import NCAPair as NCAPair
     from lightning_losses.losses import NCEAndAGCE as NCEAndAGCE
     from lightning_losses.losses import NCEAndRCE as NCEAndRCE
     from lightning_losses.losses import NDLoss as NDLoss
@@ -163,11 +178,13 @@ if TYPE_CHECKING:
     from lightning_losses.losses import RDrop as RDrop
     from lightning_losses.losses import ReflectiveLabelCorrector as ReflectiveLabelCorrector
     from lightning_losses.losses import ReverseKL as ReverseKL
+    from lightning_losses.losses import RobustDPO as RobustDPO
     from lightning_losses.losses import RouterZLoss as RouterZLoss
     from lightning_losses.losses import SAEAuxK as SAEAuxK
     from lightning_losses.losses import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses import SigmoidContrastive as SigmoidContrastive
     from lightning_losses.losses import SimilarityPreserving as SimilarityPreserving
+    from lightning_losses.losses import SimPO as SimPO
     from lightning_losses.losses import SinKD as SinKD
     from lightning_losses.losses import SkewKL as SkewKL
     from lightning_losses.losses import SkewRKL as SkewRKL
@@ -178,6 +195,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SpanCorrelation as SpanCorrelation
     from lightning_losses.losses import SparsemaxLoss as SparsemaxLoss
     from lightning_losses.losses import SphericalZLoss as SphericalZLoss
+    from lightning_losses.losses import SPPOHard as SPPOHard
     from lightning_losses.losses import StableMaxCrossEntropy as StableMaxCrossEntropy
     from lightning_losses.losses import SupCon as SupCon
     from lightning_losses.losses import SymmetricKL as SymmetricKL

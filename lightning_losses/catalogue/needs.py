@@ -447,8 +447,29 @@ NEEDS = (
         "preferences",
         "I align a language model with preferences or rewards",
         ("dpo", "rlhf", "grpo", "reinforcement learning", "alignment"),
-        (),
-        "There is no such loss yet: use TRL or Liger.",
+        (
+            Answer(
+                "dpo",
+                "chosen above rejected completions, held to a reference; the one to begin with",
+                "DPO(beta=0.1)(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)",
+            ),
+            Answer(
+                "simpo",
+                "mean log-probabilities as rewards, without a reference",
+                "SimPO(beta=2.0, gamma=0.5)(chosen_logps, rejected_logps, chosen_mask, rejected_mask)",
+            ),
+            Answer(
+                "ipo",
+                "a margin to reach and no more, where one completion is always preferred",
+                "IPO(beta=0.1)(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)",
+            ),
+            Answer(
+                "orpo",
+                "fine-tuning and preferences in one training, without a reference",
+                "ORPO(beta=0.1)(chosen_logps, rejected_logps, chosen_mask, rejected_mask)",
+            ),
+        ),
+        "Losses of policy gradients: use TRL, verl or OpenRLHF.",
     ),
 )
 

@@ -167,6 +167,24 @@ if TYPE_CHECKING:
     from lightning_losses.losses.policy_gradient.rloo import RLOO as RLOO
     from lightning_losses.losses.policy_gradient.sapo import SAPO as SAPO
     from lightning_losses.losses.policy_gradient.vespo import VESPO as VESPO
+    from lightning_losses.losses.preference.aot import AOT as AOT
+    from lightning_losses.losses.preference.apo_down import APODown as APODown
+    from lightning_losses.losses.preference.apo_zero import APOZero as APOZero
+    from lightning_losses.losses.preference.bco_pair import BCOPair as BCOPair
+    from lightning_losses.losses.preference.completion_nll import CompletionNLL as CompletionNLL
+    from lightning_losses.losses.preference.cpo import CPO as CPO
+    from lightning_losses.losses.preference.discopop import DiscoPOP as DiscoPOP
+    from lightning_losses.losses.preference.dpo import DPO as DPO
+    from lightning_losses.losses.preference.dpo_norm import DPONorm as DPONorm
+    from lightning_losses.losses.preference.exo_pair import EXOPair as EXOPair
+    from lightning_losses.losses.preference.f_dpo import FDPO as FDPO
+    from lightning_losses.losses.preference.hinge_dpo import HingeDPO as HingeDPO
+    from lightning_losses.losses.preference.ipo import IPO as IPO
+    from lightning_losses.losses.preference.nca_pair import NCAPair as NCAPair
+    from lightning_losses.losses.preference.orpo import ORPO as ORPO
+    from lightning_losses.losses.preference.robust_dpo import RobustDPO as RobustDPO
+    from lightning_losses.losses.preference.simpo import SimPO as SimPO
+    from lightning_losses.losses.preference.sppo_hard import SPPOHard as SPPOHard
     from lightning_losses.losses.regression.beta_nll import BetaNLL as BetaNLL
     from lightning_losses.losses.regression.crps_ensemble import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses.regression.crps_gaussian import CRPSGaussian as CRPSGaussian

@@ -132,6 +132,31 @@ def probabilities(logits: Float[Tensor, "*rows classes"], temperature: float = 1
     return torch.softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
 
 
+def log1mexp(log_p: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """``log(1 - p)`` from ``log p``, exact near both ends; -inf at p = 1.
+
+    Example:
+        >>> log1mexp(torch.tensor([0.5, 0.8]).log())
+        tensor([-0.6931, -1.6094])
+    """
+    likely = log_p > -math.log(2)
+    # Each form is evaluated where it is exact, and elsewhere at a number that can't harm the gradient.
+    near_one = torch.log(-torch.expm1(log_p.masked_fill(~likely, -0.5)))
+    near_zero = torch.log1p(-torch.exp(log_p.masked_fill(likely, -1.0)))
+    return torch.where(likely, near_one, near_zero)
+
+
+def log_odds(log_p: Float[Tensor, "..."], most: float = -1e-6) -> Float[Tensor, "..."]:
+    """``log(p / (1 - p))`` from ``log p``, which is taken to be at most `most`, so that the odds are finite.
+
+    Example:
+        >>> log_odds(torch.tensor([0.5, 0.8]).log())
+        tensor([0.0000, 1.3863])
+    """
+    log_p = log_p.clamp(max=most)
+    return log_p - log1mexp(log_p)
+
+
 def log_mean(
     p: Float[Tensor, "*rows classes"], q: Float[Tensor, "*rows classes"], weight: float
 ) -> Float[Tensor, "*rows classes"]:
