@@ -322,6 +322,34 @@ NEEDS = (
         "The kernels of today were not measured on a GPU yet; earlier ones were.",
     ),
     Need(
+        "rewards",
+        "I train a language model by rewards of what it says",
+        ("policy gradient", "ppo", "rloo", "gspo", "dapo", "verifiable rewards", "reinforce"),
+        (
+            Answer(
+                "grpo",
+                "clips ratios of tokens; advantages over the other answers to the prompt, by group_advantage",
+                "GRPO(aggregation='seq_mean')(logps, group_advantage(rewards, group_size=8), old_logps, mask)",
+            ),
+            Answer(
+                "rloo",
+                "one ratio for the whole answer, the others' mean as baseline: no length divides its gradient",
+                "RLOO()(logps, rloo_advantage(rewards, group_size=8), old_logps, mask)",
+            ),
+            Answer(
+                "gspo",
+                "clips the geometric mean of an answer's ratios, so that an answer is clipped as a whole",
+                "GSPO()(logps, group_advantage(rewards, group_size=8), old_logps, mask)",
+            ),
+            Answer(
+                "ppo_clip",
+                "the same with a critic, whose loss is ppo_value_loss, and advantages by gae",
+                "PPOClip()(logps, gae(token_rewards, values, mask).advantages, old_logps, mask)",
+            ),
+        ),
+        "Engines that sample faster than the network itself.",
+    ),
+    Need(
         "memorises",
         "My network memorises, and does not generalise",
         ("grokking", "grok", "memorisation", "memorizes", "overfitting", "generalisation"),
