@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GRPO as GRPO
     from lightning_losses.losses import GSPO as GSPO
     from lightning_losses.losses import ICNN as ICNN
+    from lightning_losses.losses import IDK as IDK
     from lightning_losses.losses import IPO as IPO
     from lightning_losses.losses import KD as KD
     from lightning_losses.losses import LDAM as LDAM
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NCE as NCE
     from lightning_losses.losses import NGCE as NGCE
     from lightning_losses.losses import NKD as NKD
+    from lightning_losses.losses import NPO as NPO
     from lightning_losses.losses import OFAKD as OFAKD
     from lightning_losses.losses import ORPO as ORPO
     from lightning_losses.losses import PAMC as PAMC
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import USKD as USKD
     from lightning_losses.losses import VESPO as VESPO
     from lightning_losses.losses import WDR as WDR
+    from lightning_losses.losses import WGA as WGA
     from lightning_losses.losses import ABDivergence as ABDivergence
     from lightning_losses.losses import AdaFocal as AdaFocal
     from lightning_losses.losses import AdaptiveAlphaDivergence as AdaptiveAlphaDivergence
@@ -99,6 +102,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CompSum as CompSum
     from lightning_losses.losses import ConceptL1 as ConceptL1
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
+    from lightning_losses.losses import ContrastiveEntropyOOD as ContrastiveEntropyOOD
     from lightning_losses.losses import CorrectnessAware as CorrectnessAware
     from lightning_losses.losses import CosFace as CosFace
     from lightning_losses.losses import CrammerSinger as CrammerSinger
@@ -122,12 +126,14 @@ if TYPE_CHECKING:
     from lightning_losses.losses import EvidentialRegression as EvidentialRegression
     from lightning_losses.losses import EXOPair as EXOPair
     from lightning_losses.losses import FitNetHint as FitNetHint
+    from lightning_losses.losses import FlatUnlearning as FlatUnlearning
     from lightning_losses.losses import Focal as Focal
     from lightning_losses.losses import FocalAdaptive as FocalAdaptive
     from lightning_losses.losses import ForwardKL as ForwardKL
     from lightning_losses.losses import GaussianNLL as GaussianNLL
     from lightning_losses.losses import GeneralizedJSD as GeneralizedJSD
     from lightning_losses.losses import GlocalAlignment as GlocalAlignment
+    from lightning_losses.losses import GradientAscent as GradientAscent
     from lightning_losses.losses import GroupDRO as GroupDRO
     from lightning_losses.losses import GroupKD as GroupKD
     from lightning_losses.losses import GumbelConceptLoss as GumbelConceptLoss
@@ -177,13 +183,16 @@ if TYPE_CHECKING:
     from lightning_losses.losses import RankMixupMRL as RankMixupMRL
     from lightning_losses.losses import RDrop as RDrop
     from lightning_losses.losses import ReflectiveLabelCorrector as ReflectiveLabelCorrector
+    from lightning_losses.losses import RetainNLL as RetainNLL
     from lightning_losses.losses import ReverseKL as ReverseKL
     from lightning_losses.losses import RobustDPO as RobustDPO
     from lightning_losses.losses import RouterZLoss as RouterZLoss
     from lightning_losses.losses import SAEAuxK as SAEAuxK
+    from lightning_losses.losses import SatImp as SatImp
     from lightning_losses.losses import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses import SigmoidContrastive as SigmoidContrastive
     from lightning_losses.losses import SimilarityPreserving as SimilarityPreserving
+    from lightning_losses.losses import SimNPO as SimNPO
     from lightning_losses.losses import SimPO as SimPO
     from lightning_losses.losses import SinKD as SinKD
     from lightning_losses.losses import SkewKL as SkewKL
@@ -206,6 +215,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import TripletOHNM as TripletOHNM
     from lightning_losses.losses import TruncatedGCE as TruncatedGCE
     from lightning_losses.losses import TwoHot as TwoHot
+    from lightning_losses.losses import UnDIAL as UnDIAL
     from lightning_losses.losses import VICReg as VICReg
     from lightning_losses.losses import WassersteinPredictiveCoding as WassersteinPredictiveCoding
     from lightning_losses.losses import WestonWatkins as WestonWatkins

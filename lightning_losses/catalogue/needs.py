@@ -472,6 +472,33 @@ NEEDS = (
         ),
     ),
     Need(
+        "unlearning",
+        "My language model is to forget some texts, or I ask what it remembers",
+        ("forget", "machine unlearning", "membership inference", "privacy", "audit"),
+        (
+            Answer(
+                "npo",
+                "makes texts less likely than a reference has them, within bounds; beside it, text to retain",
+                "lightning-losses train experiment=unlearning objective=npo",
+            ),
+            Answer(
+                "simnpo",
+                "the same without a reference, by the mean over a text's tokens",
+                "lightning-losses train experiment=unlearning objective=simnpo",
+            ),
+            Answer(
+                "grad_diff",
+                "gradient ascent on what to forget, with text to retain; has no bound",
+                "lightning-losses train experiment=unlearning objective=grad_diff",
+            ),
+            Answer(
+                "UnlearningMixin",
+                "gives your module the log-probabilities of what to forget and what to retain, and a reference's",
+                "lightning-losses train experiment=unlearning",
+            ),
+        ),
+    ),
+    Need(
         "preferences",
         "I align a language model with preferences or rewards",
         ("dpo", "rlhf", "grpo", "reinforcement learning", "alignment"),

@@ -128,7 +128,7 @@ class StdlibText(SplitData):
 
     def _texts(self) -> Iterator[bytes]:
         """The files' contents in the split's order, `max_bytes` in total."""
-        paths = source_files()
+        paths = self._files()
         # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
         left, longest = self.max_bytes, math.ceil(self.max_bytes / 50)
         for position in np.random.RandomState(self.split_seed).permutation(len(paths)):
@@ -139,9 +139,18 @@ class StdlibText(SplitData):
             left -= len(text)
             yield text
 
+    def _files(self) -> list[Path]:
+        """The files that the text is made of."""
+        return source_files()
+
     def _read(self, path: Path) -> bytes:
         """The part of a file that is used."""
         return path.read_bytes()
+
+
+def library_root() -> Path:
+    """The folder of the standard library's sources."""
+    return Path(sysconfig.get_paths()["stdlib"])
 
 
 def source_files() -> list[Path]:
@@ -154,7 +163,7 @@ def source_files() -> list[Path]:
         >>> any(path.name == "argparse.py" for path in source_files())
         True
     """
-    root = Path(sysconfig.get_paths()["stdlib"])
+    root = library_root()
     found = {
         path.relative_to(root).as_posix(): path
         for path in root.rglob("*.py")

@@ -219,6 +219,18 @@ if TYPE_CHECKING:
     from lightning_losses.losses.self_supervised.wasserstein_predictive_coding import (
         WassersteinPredictiveCoding as WassersteinPredictiveCoding,
     )
+    from lightning_losses.losses.unlearning.contrastive_entropy_ood import (
+        ContrastiveEntropyOOD as ContrastiveEntropyOOD,
+    )
+    from lightning_losses.losses.unlearning.flat_unlearning import FlatUnlearning as FlatUnlearning
+    from lightning_losses.losses.unlearning.gradient_ascent import GradientAscent as GradientAscent
+    from lightning_losses.losses.unlearning.idk import IDK as IDK
+    from lightning_losses.losses.unlearning.npo import NPO as NPO
+    from lightning_losses.losses.unlearning.retain_nll import RetainNLL as RetainNLL
+    from lightning_losses.losses.unlearning.satimp import SatImp as SatImp
+    from lightning_losses.losses.unlearning.simnpo import SimNPO as SimNPO
+    from lightning_losses.losses.unlearning.undial import UnDIAL as UnDIAL
+    from lightning_losses.losses.unlearning.wga import WGA as WGA
 else:
 
     def __getattr__(name: str) -> Any:

@@ -19,6 +19,16 @@ from lightning_losses.metrics.calibration_error import CalibrationError, calibra
 from lightning_losses.metrics.calibration_summary import SUMMARY, calibration_intervals, calibration_summary
 from lightning_losses.metrics.class_retrieval import ClassRetrieval, class_retrieval
 from lightning_losses.metrics.kernel_calibration_error import KernelCalibrationError, kernel_calibration_error
+from lightning_losses.metrics.membership_inference import MembershipAudit, MembershipInference, membership_inference
+from lightning_losses.metrics.membership_scores import (
+    dc_pdd_score,
+    loss_score,
+    min_k_plus_plus_score,
+    min_k_score,
+    reference_score,
+    token_frequencies,
+    zlib_score,
+)
 from lightning_losses.metrics.named_calibration_errors import (
     AdaptiveCalibrationError,
     ClasswiseCalibrationError,
@@ -75,6 +85,8 @@ __all__ = [
     "Interval",
     "KernelCalibrationError",
     "MaximumCalibrationError",
+    "MembershipAudit",
+    "MembershipInference",
     "NegativeLogLikelihood",
     "OverconfidenceError",
     "PrecisionAtK",
@@ -97,19 +109,25 @@ __all__ = [
     "class_retrieval",
     "classwise_calibration_error",
     "classwise_coverage",
+    "dc_pdd_score",
     "expected_calibration_error",
     "interval_coverage",
     "interval_width",
     "kernel_calibration_error",
     "knn_accuracy",
     "label_propensities",
+    "loss_score",
     "maximum_calibration_error",
+    "membership_inference",
+    "min_k_plus_plus_score",
+    "min_k_score",
     "nearest_class_mean_accuracy",
     "negative_log_likelihood",
     "opis",
     "overconfidence_error",
     "precision_at_k",
     "propensity_scored_precision_at_k",
+    "reference_score",
     "risk_coverage_curve",
     "rms_calibration_error",
     "set_coverage",
@@ -118,6 +136,8 @@ __all__ = [
     "shot_groups",
     "size_stratified_violation",
     "subgroup_accuracy",
+    "token_frequencies",
     "tolerance",
     "uniformity",
+    "zlib_score",
 ]

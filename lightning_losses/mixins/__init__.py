@@ -10,6 +10,7 @@ from lightning_losses.mixins.online_distillation import OnlineDistillationMixin
 from lightning_losses.mixins.self_distillation import SelfDistillationMixin
 from lightning_losses.mixins.token_records import TokenRecordsMixin
 from lightning_losses.mixins.two_views import TwoViews
+from lightning_losses.mixins.unlearning import UnlearningMixin
 
 __all__ = [
     "CoTeachingMixin",
@@ -22,4 +23,5 @@ __all__ = [
     "SelfDistillationMixin",
     "TokenRecordsMixin",
     "TwoViews",
+    "UnlearningMixin",
 ]

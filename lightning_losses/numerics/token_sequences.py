@@ -66,7 +66,7 @@ def completions(
         )
     kept = token_mask(loss, name, logps, mask)
     if reference is not None:
-        check_floating(loss, f"the reference's {name}", reference)
+        check_floating(loss, f"ref_{name}", reference)
         if reference.shape != logps.shape:
             raise ValueError(
                 f"{loss}: {name} of shape {list(logps.shape)} came with the reference's of shape "
@@ -86,13 +86,24 @@ def token_mask(
     """
     if mask is None:
         return torch.ones_like(values, dtype=torch.bool)
-    check_tensor(loss, f"the mask of {name}", mask)
+    check_tensor(loss, mask_of(name), mask)
     if mask.shape != values.shape:
         raise ValueError(
             f"{loss}: {name} of shape {list(values.shape)} came with a mask of shape {list(mask.shape)}; give one "
             "number for each token."
         )
     return mask != 0
+
+
+def mask_of(name: str) -> str:
+    """What the mask of log-probabilities is called.
+
+    Example:
+        >>> mask_of("chosen_logps"), mask_of("logps")
+        ('chosen_mask', 'completion_mask')
+    """
+    stem = name.removesuffix("logps")
+    return f"{stem}mask" if stem else "completion_mask"
 
 
 def token_sum(values: Float[Tensor, "batch tokens"], kept: Bool[Tensor, "batch tokens"]) -> Float[Tensor, " batch"]:

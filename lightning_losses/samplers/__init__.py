@@ -13,11 +13,18 @@ from lightning_losses.samplers.prototype_sampling import (
     prototype_radius,
 )
 from lightning_losses.samplers.robust_active_sampler import QueryDistribution, robust_active_distribution
+from lightning_losses.samplers.worst_case_forget_set import (
+    ForgetSet,
+    project_to_capped_simplex,
+    weighted_grad_diff,
+    worst_case_forget_set,
+)
 
 __all__ = [
     "ClassBalancedSampler",
     "DisjointPseudoLabelSampler",
     "DomainSampler",
+    "ForgetSet",
     "NGAMESampler",
     "QueryDistribution",
     "SampledFeatures",
@@ -28,8 +35,11 @@ __all__ = [
     "hardness_probabilities",
     "initial_domain_weights",
     "mean_similarity",
+    "project_to_capped_simplex",
     "prototype_radius",
     "pseudo_labels",
     "robust_active_distribution",
     "updated_domain_weights",
+    "weighted_grad_diff",
+    "worst_case_forget_set",
 ]

@@ -52,6 +52,8 @@ CONSTANT_PARTS = {
     "aldr_kl": "its temperature is made from the scores, without gradient",
     "adaptive_alpha_divergence": "its gradient is that of a surrogate with cut weights",
     "sae_auxk": "the error that it explains is a constant",
+    "satimp": "its weights are made from the probabilities, without gradient",
+    "wga": "likewise",
     "beta_nll": "the weight that it makes of the variance has no gradient",
     "cispo": "the weights that it makes of ratios have no gradient",
     "vespo": "likewise",

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
@@ -42,10 +43,7 @@ def rehearse_step(
     module = precision.convert_module(module.to(device))
 
     def there(given: Mapping[str, Any]) -> Any:
-        tensors = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in given.items()
-        }
-        return precision.convert_input(tensors)
+        return precision.convert_input(move_data_to_device(given, device))
 
     with _names_logged(module) as names:
         with precision.train_step_context():

@@ -1,0 +1,1 @@
+"""Losses that make a language model forget some texts, and keep what it knows of others."""
