@@ -500,8 +500,8 @@ NEEDS = (
     ),
     Need(
         "preferences",
-        "I align a language model with preferences or rewards",
-        ("dpo", "rlhf", "grpo", "reinforcement learning", "alignment"),
+        "I align a language model with preferences",
+        ("dpo", "rlhf", "chosen and rejected", "alignment"),
         (
             Answer(
                 "dpo",
@@ -524,7 +524,6 @@ NEEDS = (
                 "ORPO(beta=0.1)(chosen_logps, rejected_logps, chosen_mask, rejected_mask)",
             ),
         ),
-        "Losses of policy gradients: use TRL, verl or OpenRLHF.",
     ),
 )
 

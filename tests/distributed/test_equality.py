@@ -39,6 +39,8 @@ FURTHER = {
     # Bags of which each process has a part; those of the example lie within one.
     "aggregate_loss_parted": ("aggregate_loss", {"spans": lambda: torch.arange(ROWS) // 4}),
     "cross_entropy_weighted": ("cross_entropy", {}),
+    "aot_unpaired": ("aot", {}),
+    "dpo_weighted": ("dpo", {}),
     "grpo_by_completion": ("grpo", {}),
     "grpo_top_entropy": ("grpo", {}),
     "hard_contrastive_three": ("hard_contrastive", {}),
@@ -59,6 +61,8 @@ def wider_nd_loss():
 # With an option, or with shapes that aren't known before the example.
 MADE = {
     "cross_entropy_weighted": lambda: CrossEntropy(class_weight=[0.2, 1.0, 3.0, 0.5, 2.0]),
+    "aot_unpaired": lambda: LOSSES["aot"](paired=False, label_smoothing=0.1),
+    "dpo_weighted": lambda: LOSSES["dpo"](weighting=True, tail_weight=0.5),
     "grpo_by_completion": lambda: LOSSES["grpo"](aggregation="seq_mean", beta=0.1),
     # The share is that of the tokens of all processes.
     "grpo_top_entropy": lambda: LOSSES["grpo"](top_entropy=0.4, beta=0.1, entropy_weight=0.01),
@@ -101,8 +105,8 @@ def example(case):
         values["target"][IGNORED] = -100
     if "attention_mask" in values:
         values["attention_mask"][IGNORED] = False
-    if "completion_mask" in values:
-        values["completion_mask"][IGNORED] = False
+    for mask in values.keys() & {"completion_mask", "chosen_mask", "rejected_mask"}:
+        values[mask][IGNORED] = False
     if "multi_hot" in values:
         values["multi_hot"][IGNORED] = -100
     return {name: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for name, v in values.items()}
