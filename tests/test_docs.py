@@ -137,6 +137,9 @@ def shortened(program, overrides):
     if "language_model" in experiment:
         short += [*SMALL_TEXT, "model.width=16", "model.depth=1"]
         short += ["teacher.width=24", "teacher.depth=1"] if "distill" in experiment else []
+    elif experiment == "decode":
+        short += [*SMALL_TEXT, "model.width=16", "model.depth=1", "decode.datastore_blocks=20", "decode.test_blocks=4"]
+        short += ["decode.sequences=3", "decode.prompt_length=8", "decode.new_tokens=6", "decode.neighbours=8"]
     elif experiment in ("contrastive", "contrastive_images", "moving_target"):
         short += ["data=digits", "model=small_cnn", "contrastive.seeds=[0]"]
         short += ["modules.student.augmentation=${contrastive.views.image}"]

@@ -26,18 +26,20 @@ PARTS = {
     "mixins": ("mixins",),
     "samplers": ("samplers",),
     "kernels": ("kernels",),
+    "decoding": ("decoding",),
 }
 # What others derive from, and nobody uses by itself.
 _BASES = {
     *("Calibrator", "ConformalIntervals", "ConformalSets"),
     *("DeclaredCallback", "GradientBalancing", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"),
+    *("SequenceProcessor", "SurpriseControl"),
     *(f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")),
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """A metric, policy of balancing, calibrator, callback, mixin, sampler or kernel.
+    """A metric, policy of balancing, calibrator, callback, mixin, sampler, kernel or logits processor.
 
     Attributes:
         name: the class, or the function.
@@ -55,7 +57,7 @@ class Part:
 
 
 def parts(kind: str) -> list[Part]:
-    """Every metric, calibrator, callback, mixin, sampler or kernel, by name.
+    """Every metric, calibrator, callback, mixin, sampler, kernel or logits processor, by name.
 
     Args:
         kind: one of `PARTS`.
@@ -133,6 +135,7 @@ def _base(kind: str) -> type | None:
         "balancing": ("lightning_losses.balancing", "Balancing"),
         "calibrators": ("lightning_losses.calibrators.fitted", "FittedModule"),
         "callbacks": ("lightning.pytorch", "Callback"),
+        "decoding": ("lightning_losses.numerics.settings", "Declared"),
     }[kind]
     base = getattr(importlib.import_module(home), name)
     assert isinstance(base, type)

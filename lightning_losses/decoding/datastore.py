@@ -120,10 +120,7 @@ class Datastore:
             >>> datastore.log_probabilities(torch.tensor([[0.0]]), vocabulary_size=3, k=2).exp()
             tensor([[0.5000, 0.5000, 0.0000]])
         """
-        check_temperature("datastore", temperature)
-        distances, values = self.search(queries, k, ignore_top=ignore_top)
-        shares = (-distances / temperature).softmax(dim=1)
-        return shares.new_zeros(len(queries), vocabulary_size).scatter_add(1, values, shares).log()
+        return votes(self.search(queries, k, ignore_top=ignore_top), vocabulary_size, temperature)
 
     def save(self, path: str | Path) -> None:
         """Write it into a safetensors file, whole or not at all."""
@@ -163,6 +160,29 @@ class Datastore:
         )
         distances, order = distances.sort(dim=1)
         return distances, self.values[places.gather(1, order)]
+
+
+@torch.no_grad()
+def votes(
+    neighbours: Neighbours, vocabulary_size: int, temperature: float = 1.0
+) -> Float[Tensor, "queries vocabulary"]:
+    """``log Σ softmax(-d / temperature)`` over the neighbours with a token as value; -inf for others.
+
+    Args:
+        neighbours: of each query, as `Datastore.search` finds them.
+        vocabulary_size: V.
+        temperature: above 0.
+
+    Raises:
+        ValueError: a temperature of 0 or less.
+
+    Example:
+        >>> votes(Neighbours(torch.tensor([[1.0, 1.0]]), torch.tensor([[0, 2]])), vocabulary_size=3).exp()
+        tensor([[0.5000, 0.0000, 0.5000]])
+    """
+    check_temperature("datastore", temperature)
+    shares = (-neighbours.distances / temperature).softmax(dim=1)
+    return shares.new_zeros(len(shares), vocabulary_size).scatter_add(1, neighbours.values, shares).log()
 
 
 def mix_with_neighbours(

@@ -1,5 +1,7 @@
 """kNN-LM: a language model mixed with what followed its nearest hidden states in a datastore."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -86,15 +88,61 @@ class KNNLM(Declared):
         )
         return mix_with_neighbours(log_p, found.to(log_p).view_as(log_p), self.weight)
 
-    @torch.no_grad()
     def _read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and keys."""
-        with in_evaluation(self.network), layer_input(self.name, self.network, self.layer) as given:
-            logits = logits_of(f"{self.name}: the network", call(self.network, tokens))
-        if given.value is None or given.value.shape[:-1] != tokens.shape:
-            came = None if given.value is None else list(given.value.shape)
-            raise ValueError(
-                f"{self.name}: layer={self.layer!r} was fed {came} for tokens of {list(tokens.shape)}; choose a layer "
-                "with an input [B, T, D]."
-            )
-        return logits, given.value
+        return logits_and_keys(self.name, self.network, tokens, self.layer)
+
+
+def record_datastore(
+    network: nn.Module,
+    batches: Iterable[tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]],
+    layer: str | None = None,
+    ignore_index: int = -100,
+) -> Datastore:
+    """The datastore of texts: of each token, what a layer was fed, and the token that followed.
+
+    `lightning_losses.callbacks.records.datastore_record` makes it in a trainer's evaluation, on several processes.
+
+    Args:
+        network: a causal network that gives logits [B, T, V] of tokens [B, T].
+        batches: tokens [B, T] and the token after each, [B, T].
+        layer: the name of the layer whose input is the key; None: the last feed-forward layer.
+        ignore_index: tokens with this target are left out.
+
+    Raises:
+        ValueError: no batches; a layer that the network lacks, or with another input than [B, T, D].
+
+    Example:
+        >>> from lightning_losses.networks.transformer import Transformer
+        >>> network = Transformer(vocabulary_size=9, context_length=8, width=4, depth=1, heads=2)
+        >>> store = record_datastore(network, [(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]]))])
+        >>> store.keys.shape, store.values.tolist()
+        (torch.Size([3, 4]), [2, 3, 4])
+    """
+    rows = []
+    for tokens, target in batches:
+        keys = logits_and_keys("record_datastore", network, tokens, layer)[1][target != ignore_index]
+        rows.append((keys, target[target != ignore_index]))
+    if not rows:
+        raise ValueError("record_datastore: no batches came; give at least one.")
+    keys, values = (torch.cat(part) for part in zip(*rows, strict=True))
+    return Datastore(keys, values)
+
+
+@torch.no_grad()
+def logits_and_keys(
+    who: str, network: nn.Module, tokens: Int[Tensor, "batch time"], layer: str | None = None
+) -> tuple[Float[Tensor, "batch time vocabulary"], Float[Tensor, "batch time width"]]:
+    """A network's logits and what a layer was fed for them, in evaluation mode and without gradient.
+
+    Raises:
+        ValueError: a layer that the network lacks, or with another input than [B, T, D].
+    """
+    with in_evaluation(network), layer_input(who, network, layer) as given:
+        logits = logits_of(f"{who}: the network", call(network, tokens))
+    if given.value is None or given.value.shape[:-1] != tokens.shape:
+        came = None if given.value is None else list(given.value.shape)
+        raise ValueError(
+            f"{who}: layer={layer!r} was fed {came} for tokens of {list(tokens.shape)}; choose a layer with an input "
+            "[B, T, D]."
+        )
+    return logits, given.value

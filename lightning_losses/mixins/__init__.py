@@ -6,6 +6,7 @@ from lightning_losses.mixins.ema_teacher import EMATeacherMixin
 from lightning_losses.mixins.grad_cache import GradCache
 from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.mixins.on_policy_distillation import OnPolicyDistillationMixin
 from lightning_losses.mixins.online_distillation import OnlineDistillationMixin
 from lightning_losses.mixins.self_distillation import SelfDistillationMixin
 from lightning_losses.mixins.token_records import TokenRecordsMixin
@@ -19,6 +20,7 @@ __all__ = [
     "GradCache",
     "LanguageHeadMixin",
     "ObjectiveMixin",
+    "OnPolicyDistillationMixin",
     "OnlineDistillationMixin",
     "SelfDistillationMixin",
     "TokenRecordsMixin",

@@ -1,6 +1,7 @@
 """A small causal transformer for language models."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,8 @@ class Transformer(nn.Module):
             >>> torch.allclose(last[:, 0], network(tokens)[:, -1], atol=1e-6)
             True
         """
-        heads, weight = self.blocks[0].heads, self.tokens.weight
+        first: Any = self.blocks[0]
+        heads, weight = int(first.heads), self.tokens.weight
         return weight.new_zeros(len(self.blocks), 2, batch, heads, length, weight.shape[1] // heads)
 
     def get_output_embeddings(self) -> nn.Embedding | nn.Linear:
