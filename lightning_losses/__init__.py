@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import DPO as DPO
     from lightning_losses.losses import EBV as EBV
     from lightning_losses.losses import ELR as ELR
+    from lightning_losses.losses import EMO as EMO
     from lightning_losses.losses import FDPO as FDPO
     from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GJS as GJS
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import APOZero as APOZero
     from lightning_losses.losses import ArcFace as ArcFace
     from lightning_losses.losses import Asymmetric as Asymmetric
+    from lightning_losses.losses import AttentionEntropyRegularizer as AttentionEntropyRegularizer
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
     from lightning_losses.losses import BalancedSoftmax as BalancedSoftmax
@@ -171,6 +173,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NDLoss as NDLoss
     from lightning_losses.losses import NegativeCosine as NegativeCosine
     from lightning_losses.losses import NodeCompactness as NodeCompactness
+    from lightning_losses.losses import NoiseFiT as NoiseFiT
     from lightning_losses.losses import NormalizedSoftmax as NormalizedSoftmax
     from lightning_losses.losses import NTXent as NTXent
     from lightning_losses.losses import OFAStages as OFAStages

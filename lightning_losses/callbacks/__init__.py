@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.companions.deferred_reweighting import DeferredReweighting as DeferredReweighting
     from lightning_losses.callbacks.companions.domain_weights import DomainWeights as DomainWeights
     from lightning_losses.callbacks.companions.ngame_clusters import NGAMEClusters as NGAMEClusters
+    from lightning_losses.callbacks.interventions.adaptive_noise import AdaptiveNoise as AdaptiveNoise
+    from lightning_losses.callbacks.interventions.dynamic_ema import DynamicEMA as DynamicEMA
     from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast
     from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard as NumericsGuard
     from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient as OrthogonalGradient
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         WeightNormProjection as WeightNormProjection,
     )
     from lightning_losses.callbacks.monitors.alignment_uniformity import AlignmentUniformity as AlignmentUniformity
+    from lightning_losses.callbacks.monitors.attention_entropy import AttentionEntropy as AttentionEntropy
     from lightning_losses.callbacks.monitors.attention_logits import AttentionLogits as AttentionLogits
     from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation as ContinualEvaluation
     from lightning_losses.callbacks.monitors.diffusion_spectral_entropy import (

@@ -67,6 +67,52 @@ def language_batch(who: str, network: nn.Module, batch: Any, ignore_index: int =
     return LanguageBatch(inputs, {"position_ids": positions_within(documents)}, batch["target"])
 
 
+def further_targets(
+    target: Int[Tensor, "batch time"],
+    predicted: int,
+    ignore_index: int = -100,
+    documents: Int[Tensor, "batch time"] | None = None,
+) -> Int[Tensor, "predicted batch time"]:
+    """The targets of the next token, the one after it, ... at each position, from those of the next token.
+
+    Args:
+        target: [B, T] of the next token.
+        predicted: n, how many.
+        ignore_index: the ignored target, which stands where a row, or its document, has no such token.
+        documents: [B, T] the number of each token's document, for packed rows.
+
+    Example:
+        >>> further_targets(torch.tensor([[5, 6, -100, 8]]), 2, documents=torch.tensor([[0, 0, 0, 1]])).tolist()
+        [[[5, 6, -100, 8]], [[6, -100, -100, -100]]]
+    """
+    later = [target]
+    for step in range(1, predicted):
+        moved = torch.full_like(target, ignore_index)
+        if step < target.shape[-1]:
+            moved[..., :-step] = target[..., step:]
+            if documents is not None:
+                apart = documents[..., step:] != documents[..., :-step]
+                moved[..., :-step].masked_fill_(apart, ignore_index)
+        later.append(moved)
+    return torch.stack(later)
+
+
+def document_numbers(batch: Any, given: LanguageBatch) -> Int[Tensor, "batch time"] | None:
+    """The number of each token's document, from the batch's `documents` or the positions of its tokens; None if alone.
+
+    Example:
+        >>> positions = torch.tensor([[0, 1, 0, 1]])
+        >>> document_numbers({}, LanguageBatch({"position_ids": positions}, {}, positions))
+        tensor([[1, 1, 2, 2]])
+    """
+    if isinstance(batch, Mapping) and batch.get("documents") is not None:
+        documents: Tensor = batch["documents"]
+        return documents
+    inputs = given.inputs if isinstance(given.inputs, Mapping) else {}
+    positions = given.further.get("position_ids", inputs.get("position_ids"))
+    return None if positions is None else (positions == 0).cumsum(dim=-1)
+
+
 def _of_labels(who: str, network: Any, batch: Mapping[str, Any], ignore_index: int) -> LanguageBatch:
     labels = batch["labels"]
     inputs = {name: value for name, value in batch.items() if name != "labels"}

@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 TENSORS = (
     *("hidden", "weight", "bias", "target", "class_weight", "normalizer", "student_classes", "teacher_classes"),
-    *("teacher_weight", "teacher_bias", "teacher_hidden", "classes", "rest"),
+    *("cost_embedding", "teacher_weight", "teacher_bias", "teacher_hidden", "classes", "rest"),
 )
 """What a door may be given as tensors; what a teacher's logits consist of has the last places."""
 _LOGITS = TENSORS[-3:]

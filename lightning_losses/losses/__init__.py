@@ -124,6 +124,11 @@ if TYPE_CHECKING:
     from lightning_losses.losses.imbalance.group_dro import GroupDRO as GroupDRO
     from lightning_losses.losses.imbalance.ldam import LDAM as LDAM
     from lightning_losses.losses.imbalance.logit_adjustment import LogitAdjustment as LogitAdjustment
+    from lightning_losses.losses.language.attention_entropy_regularizer import (
+        AttentionEntropyRegularizer as AttentionEntropyRegularizer,
+    )
+    from lightning_losses.losses.language.emo import EMO as EMO
+    from lightning_losses.losses.language.noisefit import NoiseFiT as NoiseFiT
     from lightning_losses.losses.margins.arcface import ArcFace as ArcFace
     from lightning_losses.losses.margins.cosface import CosFace as CosFace
     from lightning_losses.losses.margins.ebv import EBV as EBV

@@ -58,6 +58,13 @@ GLOSSARY: dict[str, Name] = {
         "class indices; probabilities where the loss takes them",
         lambda s: torch.randint(0, s.classes, (s.batch,), generator=s.generator),
     ),
+    "cost_embedding": Name(
+        "[C, D]",
+        "constant",
+        "a vector for each class, whose cosines say how alike two classes are; the same on every process",
+        lambda s: s.normal(s.classes, s.features),
+        shared=True,
+    ),
     "second_target": Name(
         "[...] int64",
         "constant",
@@ -127,6 +134,15 @@ GLOSSARY: dict[str, Name] = {
         "the same of a second view, or of a second pass with other dropout",
         lambda s: 2 * s.normal(s.batch, s.classes),
     ),
+    "noisy_logits": Name(
+        "as `logits`",
+        "trained",
+        "the same of a pass with noise in some layers",
+        lambda s: 2 * s.normal(s.batch, s.classes),
+    ),
+    "noisy_logits_b": Name(
+        "as `logits`", "trained", "the same of another such pass", lambda s: 2 * s.normal(s.batch, s.classes)
+    ),
     "energies": Name(
         "[..., C]",
         "trained",
@@ -138,6 +154,12 @@ GLOSSARY: dict[str, Name] = {
     ),
     "attention_mask": Name(
         "[...]", "constant", "1 for a token, 0 for padding", lambda s: torch.ones(s.batch, dtype=torch.bool)
+    ),
+    "attentions": Name(
+        "[B, L, H, T, T]",
+        "trained",
+        "attention weights of L layers with H heads, which sum to 1 over the last dimension",
+        lambda s: (2 * s.normal(s.batch, 2, 2, 3, 3)).softmax(dim=-1),
     ),
     "features": Name("[B, D]", "trained", "a tapped layer's output, pooled", lambda s: s.normal(s.batch, s.features)),
     "teacher_features": Name("[B, D]", "constant", "the same of the teacher", lambda s: s.normal(s.batch, s.features)),

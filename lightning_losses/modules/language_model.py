@@ -10,15 +10,13 @@ from torch import Tensor, nn
 
 from lightning_losses.data.language_batch import LanguageBatch, language_batch
 from lightning_losses.environment.logged_means import log_means
-from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.cross_entropy.problem import Impl
-from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import linear_distillation
-from lightning_losses.losses import AlignedVocabulary, CrossEntropy
+from lightning_losses.losses import AlignedVocabulary, AttentionEntropyRegularizer, CrossEntropy
+from lightning_losses.losses.base import Loss
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.mixins.distillation import DistillationMixin
-from lightning_losses.mixins.language_head import LanguageHeadMixin, normalizer_of
-from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.mixins.language_head import normalizer_of
 from lightning_losses.modules.classifier import (
     OptimizerFactory,
     SchedulerFactory,
@@ -26,6 +24,7 @@ from lightning_losses.modules.classifier import (
     with_scheduler,
 )
 from lightning_losses.modules.evaluation import evaluate
+from lightning_losses.modules.language_terms import LanguageTerms
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.networks.head_input import check_documents_apart, head_input
@@ -34,7 +33,7 @@ from lightning_losses.numerics.checks import check_choice
 from lightning_losses.objective import Objective, Term
 
 
-class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
+class LanguageModel(LanguageTerms, L.LightningModule):
     """Trains a network on next tokens with an objective of row-wise losses, each fused with the head.
 
     Batches are mappings of `inputs` and `target`, [B, T] each, where ``target[:, t]`` follows ``inputs[:, : t + 1]``,
@@ -47,12 +46,17 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     Validation and test log cross-entropy in nats per token as ``loss``, and ``accuracy``. Means are over the tokens of
     the whole optimizer step, as `LanguageHeadMixin` says.
 
+    A network with the heads of `multi_token_network` is trained to predict several tokens: the terms of logits and
+    target alone, and `EMO`, are then sums over these tokens. Validation is of the next token.
+
     Args:
         network: maps tokens [B, T] to logits [B, T, V], in any form: `lightning_losses.networks.transformer`'s, one of
             transformers, with PEFT's adapters or without, or any whose head `LanguageHeadMixin` finds. In training its
             head is skipped, see `head_input`.
         objective: the objective to minimise. `CrossEntropy` goes through `linear_cross_entropy`, other row-wise losses
-            of `logits` and `target` through `chunked_head`.
+            of `logits` and `target` through `chunked_head`. `EMO` gets the head's weight as its cost embedding,
+            `AttentionEntropyRegularizer` the attention weights, and `NoiseFiT`, with the callback `AdaptiveNoise`, two
+            further passes.
         optimizer: a function that makes the optimizer from the parameters; AdamW with its defaults if None.
         scheduler: a function that makes a learning-rate scheduler; it is stepped at every optimizer step.
         impl: the implementation of the fused losses; "auto" chooses by size.
@@ -108,10 +112,10 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The objective of one batch."""
         given = self._given(self.network, self.find_head(), batch)
-        hidden, target = self(given.inputs, **given.further), given.target
+        (hidden, every), target = self.run_network(batch, given), given.target
         weight, bias = self.head_parameters(hidden.dtype)
         kept = self.count_tokens(target, ignore_index=self.ignore_index)
-        head = {"hidden": hidden, "weight": weight, "bias": bias}
+        head = {"hidden": hidden, "weight": weight, "bias": bias, "target": target}
         options = {"ignore_index": self.ignore_index, "impl": self.impl, "softcap": self.head_softcap()}
         progress = self.training_clock().get("progress")
         terms = self._terms()
@@ -120,26 +124,12 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         for name, term in terms.items():
             labelled = not term.leaves_out("target")
             samples[name], tokens = kept if labelled else self.count_every_token(target)
-            fed, divided = {"target": target if labelled else None}, {"normalizer": normalizer_of(samples[name])}
-            parts[name] = self.term_loss(term, batch, head | fed, options | divided)
+            divided = {"normalizer": normalizer_of(samples[name])}
+            parts[name] = self.term_loss(term, batch, self.head_of_term(term, head, every), options | divided)
             shares.append(self.share_of_step(weights[name] * parts[name], tokens))
         self.add_to_means(self.log_name(), parts, weights, samples)
         self._tokens = self._tokens + (target != self.ignore_index).sum()
         return {"loss": torch.stack(shares).sum(), "target": target}
-
-    def term_loss(self, term: Term, batch: Any, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
-        """One term of the objective, without its logits.
-
-        Args:
-            term: the term.
-            batch: the batch of `training_step`.
-            head: `hidden`, `weight`, `target` and `bias` arguments of the fused losses; `target` is None for a term
-                without target.
-            options: `ignore_index`, `normalizer`, `softcap` and `impl` of the fused losses.
-        """
-        if isinstance(term.loss, CrossEntropy):
-            return linear_cross_entropy(**head, **options, label_smoothing=term.loss.label_smoothing)
-        return chunked_head(term.loss, **head, **options, reduction="mean")
 
     def on_fit_start(self) -> None:
         """Begin to measure the memory."""
@@ -211,7 +201,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
                 "without a policy; leave balancing out, or train on logits with ObjectiveMixin."
             )
         for name, term in self._terms().items():
-            if further := sorted(set(term.needs) - set(self.offered)):
+            if further := sorted(set(term.needs) - set(self.offered) - set(self.further_tensors(term))):
                 raise ValueError(
                     f"{owner}: term '{name}' takes {', '.join(map(repr, further))}; a fused head offers "
                     f"{', '.join(map(repr, self.offered))}, give an objective of these."
@@ -221,12 +211,13 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
                 raise ValueError(
                     f"{owner}: term '{name}' has a class_weight; tokens weigh the same here, leave it out."
                 )
-            if isinstance(loss, RowLoss) and loss.reduction != "mean":
+            if isinstance(loss, Loss) and getattr(loss, "reduction", "mean") != "mean":
                 raise ValueError(f"{owner}: term '{name}' has reduction={loss.reduction!r}; give 'mean'.")
-            ignored.add(loss.ignore_index if isinstance(loss, RowLoss) else -100)
+            if not isinstance(loss, AttentionEntropyRegularizer):
+                ignored.add(loss.ignore_index if isinstance(loss, RowLoss) else -100)
         if len(ignored) > 1:
             raise ValueError(f"{owner}: the terms have ignore_index={sorted(ignored)}; give all of them the same.")
-        return int(ignored.pop())
+        return int(ignored.pop()) if ignored else -100
 
 
 class LanguageModelDistiller(DistillationMixin, LanguageModel):

@@ -1,14 +1,17 @@
 """A small causal transformer for language models."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.networks.softplus_attention import softplus_attention
+from lightning_losses.numerics.checks import check_choice, check_number
+
+Attention = Literal["softmax", "lssa", "lssar"]
 
 
 class Transformer(nn.Module):
@@ -26,6 +29,9 @@ class Transformer(nn.Module):
         tied: True computes logits with the token embedding's weight; False with a separate layer without bias.
         qk_norm: whether queries and keys are normalised per head, with a gain, before their product; this bounds the
             attention logits.
+        attention: "softmax", or "lssa" and "lssar", which are `softplus_attention` without and with its re-weighting;
+            those normalise queries and keys themselves.
+        attention_power: the power of "lssar", at least 1.
 
     Shapes:
         tokens: [B, T] int64; documents (optional): [B, T], the number of each token's document, if several are packed
@@ -34,13 +40,14 @@ class Transformer(nn.Module):
         calls that follow. logits: [B, T, V]; hidden states: [B, T, D].
 
     Raises:
-        ValueError: a size below 1; a width that the heads don't divide; when called, a sequence longer than the
-            context, or a cache without places or with documents.
+        ValueError: a size below 1; a width that the heads don't divide; an unknown `attention`, or one that normalises
+            together with `qk_norm`; when called, a sequence longer than the context, or a cache without places or with
+            documents.
 
     Source:
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). Unlike GPT-2, only
         normalisations have biases, and there is no dropout. `qk_norm`: Dehghani et al., 2023, "Scaling Vision
-        Transformers to 22 Billion Parameters", arXiv:2302.05442.
+        Transformers to 22 Billion Parameters", arXiv:2302.05442. `attention`: Gao, Spratling, 2025, arXiv:2501.13428.
 
     Example:
         >>> network = Transformer(vocabulary_size=9, context_length=8, width=16, depth=2, heads=2)
@@ -58,8 +65,17 @@ class Transformer(nn.Module):
         heads: int = 4,
         tied: bool = True,
         qk_norm: bool = False,
+        attention: Attention = "softmax",
+        attention_power: float = 3.0,
     ) -> None:
         super().__init__()
+        check_choice("transformer", "attention", attention, Attention)
+        check_number("transformer", "attention_power", attention_power, least=1)
+        if qk_norm and attention != "softmax":
+            raise ValueError(
+                f"transformer: qk_norm came with attention={attention!r}, which normalises queries and keys itself; "
+                "leave qk_norm out."
+            )
         sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length, "width": width, "depth": depth}
         for name, size in {**sizes, "heads": heads}.items():
             check_number("transformer", name, size, least=1)
@@ -68,7 +84,7 @@ class Transformer(nn.Module):
         self.context_length = context_length
         self.tokens = nn.Embedding(vocabulary_size, width)
         self.positions = nn.Embedding(context_length, width)
-        self.blocks = nn.ModuleList(Block(width, heads, qk_norm) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, qk_norm, attention, attention_power) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = None if tied else nn.Linear(width, vocabulary_size, bias=False)
         for name, parameter in self.named_parameters():
@@ -146,11 +162,21 @@ class Block(nn.Module):
         width: D.
         heads: number of attention heads.
         qk_norm: whether queries and keys are normalised.
+        attention: as `Transformer`'s.
+        attention_power: as `Transformer`'s.
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        qk_norm: bool = False,
+        attention: Attention = "softmax",
+        attention_power: float = 3.0,
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.attention = heads, attention
+        self.attention_power = attention_power if attention == "lssar" else None
         self.attention_norm = nn.LayerNorm(width)
         self.attention_in = nn.Linear(width, 3 * width, bias=False)
         self.query_norm = nn.LayerNorm(width // heads, bias=False) if qk_norm else None
@@ -180,6 +206,9 @@ class Block(nn.Module):
             cache[0][rows, :, places] = key.detach().transpose(1, 2).to(cache.dtype)
             cache[1][rows, :, places] = value.detach().transpose(1, 2).to(cache.dtype)
             key, value = cache.to(query.dtype).unbind()
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        if self.attention == "softmax":
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        else:
+            mixed = softplus_attention(query, key, value, mask, power=self.attention_power)
         hidden = hidden + self.attention_out(mixed.transpose(1, 2).flatten(2))
         return hidden + self.perceptron_out(F.gelu(self.perceptron_in(self.perceptron_norm(hidden))))

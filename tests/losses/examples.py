@@ -23,6 +23,8 @@ ARGUMENTS: dict[str, Any] = {
     "min_value": -2.0,
     "max_value": 2.0,
     "k": 1,
+    "layers": 2,
+    "heads": 2,
 }
 
 

@@ -1,19 +1,12 @@
 """Watches the growth of attention logits in every layer."""
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-from unittest.mock import patch
-
 import lightning as L
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
-from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.networks.attention_calls import AttentionCall, watched_attention
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
 
@@ -40,16 +33,7 @@ def largest_attention_logit(
         >>> largest_attention_logit(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4))
         tensor(2.)
     """
-    if query.ndim > 3 and query.shape[-3] != key.shape[-3]:
-        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    logits = full_precision(query) @ full_precision(key).transpose(-2, -1) * factor
-    if is_causal:
-        seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
-        logits = logits.masked_fill(~seen, -math.inf)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
-    return logits.max()
+    return AttentionCall(query, key, mask, is_causal, scale).logits().max()
 
 
 class AttentionLogits(ProbeMonitor):
@@ -92,7 +76,12 @@ class AttentionLogits(ProbeMonitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
     ) -> dict[str, float]:
         """The largest logit of each layer."""
-        with _attention_of(pl_module) as found:
+        found: dict[str, list[Tensor]] = {}
+
+        def note(name: str, call: AttentionCall) -> None:
+            found.setdefault(name, []).append(call.logits().max())
+
+        with watched_attention(pl_module, note):
             pl_module(inputs)
         if not found:
             raise ValueError(
@@ -105,43 +94,3 @@ class AttentionLogits(ProbeMonitor):
     def figure(self) -> Figure:
         """The largest logits over steps."""
         return value_curves(self.curves(), ylabel="largest attention logit", highlight="all")
-
-
-@contextmanager
-def _attention_of(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Within this context, the largest logit of every attention call, by the calling module."""
-    found: dict[str, list[Tensor]] = {}
-    running: list[str] = []
-    attention: Callable[..., Tensor] = F.scaled_dot_product_attention
-
-    def watched(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        **options: Any,
-    ) -> Tensor:
-        largest = largest_attention_logit(query, key, attn_mask, is_causal=is_causal, scale=scale)
-        found.setdefault(running[-1], []).append(largest)
-        return attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
-
-    def enter(name: str) -> Any:
-        return lambda part, given: running.append(name)
-
-    hooks = []
-    for name, part in module.named_modules():
-        hooks.append(part.register_forward_pre_hook(enter(name)))
-        hooks.append(part.register_forward_hook(lambda part, given, output: running.pop() and None))
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    # In evaluation mode `nn.MultiheadAttention` would call a fused kernel that hides queries and keys.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with patch.object(F, "scaled_dot_product_attention", watched):
-            yield found
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for hook in hooks:
-            hook.remove()

@@ -24,6 +24,8 @@ from lightning_losses.losses.kinds import (
     RowLoss,
     values_of,
 )
+from lightning_losses.losses.language.emo import EMO
+from lightning_losses.losses.language.noisefit import NoiseFiT
 from lightning_losses.losses.margins.ebv import EBV
 from lightning_losses.losses.margins.normalized_softmax import NormalizedSoftmax
 from lightning_losses.numerics.settings import settings
@@ -46,6 +48,9 @@ def fused(kind: type[Loss]) -> Literal["by hand", "by hand on CUDA", "in chunks"
         >>> fused(KD), fused(SkewKL), fused(DKD), fused(CRD)
         ('by hand', 'by hand on CUDA', 'in chunks', 'no')
     """
+    if kind in (EMO, NoiseFiT):
+        # By heads of their own, linear_emo and linear_noisefit.
+        return "in chunks"
     required = {name for name, needed in kind.inputs().items() if needed}
     if kind.batch_coupled or not issubclass(kind, RowLoss) or not {"logits"} <= required <= set(_OFFERED):
         return "no"

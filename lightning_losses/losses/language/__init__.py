@@ -1,0 +1,1 @@
+"""Losses that train language models beside, or in the place of, cross-entropy of the next token."""

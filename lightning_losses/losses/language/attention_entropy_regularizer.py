@@ -1,0 +1,111 @@
+"""Entropy-guided attention: holds the entropy of each head's attention near a level that it learns."""
+
+import math
+from dataclasses import field
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.reduction import Reduction, reduce
+from lightning_losses.numerics.settings import Count, Positive, Share
+
+
+class AttentionEntropyRegularizer(Loss):
+    """Entropy-guided attention: holds the entropy of each head's attention near a level that it learns.
+
+    With ``E = -Σ_k A_k log(A_k + ε)`` of a query's attention weights A over K keys, and θ the head's threshold, the
+    deviation is ``δ = E - θ log K``, and the penalty ``δ²`` where ``|δ| > γ log K``, else 0: the mean over heads and
+    layers. It is added to cross-entropy with a small weight. Heads that attend to everything alike waste themselves,
+    and heads that attend to one token make training unstable. log K is more than the first queries of a causal mask
+    can reach.
+
+    `lightning_losses.networks.attention_calls.attention_maps` records the weights; `LanguageModel` does it by itself.
+
+    Args:
+        layers: the number of layers, L.
+        heads: the number of heads of each layer, H.
+        tolerance: γ, from 0 to 1.
+        threshold: what each θ begins as, from 0 to 1.
+        log_eps: ε, above 0.
+        reduction: "mean" over the queries that count, "sum", or "none".
+
+    Attributes:
+        thresholds: [L, H] θ, which is trained.
+
+    Shapes:
+        attentions: [B, L, H, queries, K] weights that sum to 1 over K; attention_mask (optional): [B, queries]; a query
+        of 0 does not count.
+
+    Returns:
+        A scalar, or [B, queries] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; settings out of range.
+
+    Source:
+        Jha, Reagen, 2025, "Entropy-Guided Attention for Private LLMs", arXiv:2501.03489, and the code,
+        Nandan91/entropy-guided-attention-llm, whose loss is 1e-5 times the sum, and which takes the last layer's
+        thresholds for all layers. It does not say what they begin as.
+
+    Example:
+        >>> even = torch.full((1, 1, 1, 1, 4), 0.25)
+        >>> loss = AttentionEntropyRegularizer(layers=1, heads=1)  # δ = log 4 / 2
+        >>> round(loss(even).item() / math.log(4) ** 2, 4)
+        0.25
+    """
+
+    status = "confirmed"
+    evidence = "Nandan91/entropy-guided-attention-llm"
+
+    layers: Count
+    heads: Count
+    tolerance: Share = 0.2
+    threshold: Share = 0.5
+    log_eps: Positive = 1e-9
+    reduction: Reduction = field(default="mean", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.thresholds = nn.Parameter(torch.full((self.layers, self.heads), float(self.threshold)))
+
+    def forward(
+        self,
+        attentions: Float[Tensor, "batch layers heads queries keys"],
+        attention_mask: Shaped[Tensor, "batch queries"] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Evaluate the loss; see the class."""
+        check_floating(self._identifier, "attentions", attentions)
+        if attentions.ndim != 5 or attentions.shape[1:3] != self.thresholds.shape or attentions.shape[-1] == 0:
+            raise ValueError(
+                f"{self._identifier}: attentions of shape {list(attentions.shape)} came; give [B, {self.layers}, "
+                f"{self.heads}, queries, keys]."
+            )
+        batch, queries, keys = len(attentions), *attentions.shape[3:]
+        kept = None
+        weights = full_precision(attentions)
+        if attention_mask is not None:
+            if attention_mask.shape != (batch, queries):
+                raise ValueError(
+                    f"{self._identifier}: attention_mask of shape {list(attention_mask.shape)} came with attentions of "
+                    f"shape {list(attentions.shape)}; give [{batch}, {queries}]."
+                )
+            kept = attention_mask != 0
+            # A query of padding may attend to nothing, and then holds NaN.
+            weights = weights.masked_fill(~kept[:, None, None, :, None], 0.0)
+        entropy = -(weights * (weights + self.log_eps).log()).sum(dim=-1)
+        largest = math.log(keys)
+        deviation = entropy - self.thresholds.to(entropy.dtype).unsqueeze(-1) * largest
+        outside = deviation.detach().abs() > self.tolerance * largest
+        penalty = torch.where(outside, deviation, 0.0).square()
+        return reduce(penalty.mean(dim=(1, 2)), self.reduction, kept)
+
+    def denominator(self, **tensors: Tensor) -> Tensor:
+        """What reduction "mean" divides by: the queries that count."""
+        attentions, mask = tensors["attentions"], tensors.get("attention_mask")
+        if mask is not None:
+            return (mask != 0).sum()
+        return torch.full((), len(attentions) * attentions.shape[3], device=attentions.device)
