@@ -159,7 +159,7 @@ GLOSSARY: dict[str, Name] = {
         "[B, L, H, T, T]",
         "trained",
         "attention weights of L layers with H heads, which sum to 1 over the last dimension",
-        lambda s: (2 * s.normal(s.batch, 2, 2, 3, 3)).softmax(dim=-1),
+        lambda s: s.normal(s.batch, 2, 2, 3, 3).softmax(dim=-1),
     ),
     "features": Name("[B, D]", "trained", "a tapped layer's output, pooled", lambda s: s.normal(s.batch, s.features)),
     "teacher_features": Name("[B, D]", "constant", "the same of the teacher", lambda s: s.normal(s.batch, s.features)),

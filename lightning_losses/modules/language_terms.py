@@ -1,5 +1,6 @@
 """The terms of a language model's objective, each evaluated without the logits."""
 
+import copy
 from typing import Any
 
 import torch
@@ -77,9 +78,11 @@ class LanguageTerms(LanguageHeadMixin, NoisyPassesMixin):
             noisy = {name: self._noisy_hidden(batch) for name in ("noisy_hidden", "noisy_hidden_b")}
             return linear_noisefit(loss, **head, **noisy, **fused, reduction="mean")
         if isinstance(loss, AttentionEntropyRegularizer):
-            kept = head["target"] != options["ignore_index"]
-            mean: Tensor = loss(self.__dict__["_attentions"], kept)
-            return mean * kept.sum() / options["normalizer"]
+            # Of every token that counts, whatever their number in a row.
+            kept, of_row = head["target"] != options["ignore_index"], copy.copy(loss)
+            of_row.reduction = "none"
+            total: Tensor = (of_row(self.__dict__["_attentions"], kept) * kept.sum(dim=-1)).sum()
+            return total / options["normalizer"]
         return chunked_head(loss, **head, **options, reduction="mean")
 
     def head_of_term(self, term: Term, head: dict[str, Any], every: dict[str, Tensor]) -> dict[str, Any]:

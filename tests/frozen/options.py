@@ -147,7 +147,6 @@ VALUES: dict[str, list[Any]] = {
     "min_value": [-1.0, 3.0],
     "mining": ["hard", "semi_hard", "easy"],
     "mode": ["paper", "code", "other", "emo2"],
-    "max_ratio": [1.0, None, 0],
     "max_margin": [0.0, 0.2, -1.0],
     "most": [1.0, 5.0, 0.1],
     "most_temperature": [1.0, 3.0, 0.5],

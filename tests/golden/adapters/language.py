@@ -34,7 +34,8 @@ def attention_entropy(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     with Params(params) as given:
         coefficient, tolerance = given.take("loss_coeff"), given.take("tolerance_margin_factor")
         log_eps = given.take("log_eps")
-        given.take("reduction")  # in words
+        # In words; a sample's value is a mean over its queries here.
+        given.choice("reduction", {"sum over batch and query positions, mean over heads, mean over layers": None})
     scores = leaf(inputs["attn_scores"])
     seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
     attentions = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1).transpose(0, 1)
@@ -42,7 +43,7 @@ def attention_entropy(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     loss = AttentionEntropyRegularizer(layers, heads, tolerance, log_eps=log_eps, reduction="sum").double()
     with torch.no_grad():
         loss.thresholds.copy_(inputs["head_thresholds"].expand(layers, heads))
-    value = coefficient * loss(attentions)
+    value = coefficient * attentions.shape[-2] * loss(attentions)
     return {"loss": value, **gradients(value, scores=scores)}
 
 
