@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CKA as CKA
     from lightning_losses.losses import CPO as CPO
     from lightning_losses.losses import CRD as CRD
+    from lightning_losses.losses import D2O as D2O
     from lightning_losses.losses import DACKL as DACKL
     from lightning_losses.losses import DCA as DCA
     from lightning_losses.losses import DKD as DKD
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import EBV as EBV
     from lightning_losses.losses import ELR as ELR
     from lightning_losses.losses import EMO as EMO
+    from lightning_losses.losses import FDPG as FDPG
     from lightning_losses.losses import FDPO as FDPO
     from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GJS as GJS
@@ -44,8 +46,10 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GSPO as GSPO
     from lightning_losses.losses import ICNN as ICNN
     from lightning_losses.losses import IDK as IDK
+    from lightning_losses.losses import INPO as INPO
     from lightning_losses.losses import IPO as IPO
     from lightning_losses.losses import KD as KD
+    from lightning_losses.losses import KTO as KTO
     from lightning_losses.losses import LDAM as LDAM
     from lightning_losses.losses import LDRKL as LDRKL
     from lightning_losses.losses import LUSPO as LUSPO
@@ -96,6 +100,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import BinaryKL as BinaryKL
     from lightning_losses.losses import BinaryKLNorm as BinaryKLNorm
     from lightning_losses.losses import BiTempered as BiTempered
+    from lightning_losses.losses import BradleyTerry as BradleyTerry
     from lightning_losses.losses import Brier as Brier
     from lightning_losses.losses import ClassBalanced as ClassBalanced
     from lightning_losses.losses import ClassRelationKD as ClassRelationKD
@@ -145,6 +150,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import HLGauss as HLGauss
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses import HypCE as HypCE
+    from lightning_losses.losses import HyPO as HyPO
     from lightning_losses.losses import HypPC as HypPC
     from lightning_losses.losses import KLTop as KLTop
     from lightning_losses.losses import LoadBalancing as LoadBalancing
@@ -181,10 +187,12 @@ if TYPE_CHECKING:
     from lightning_losses.losses import PPOClip as PPOClip
     from lightning_losses.losses import PPOValueLoss as PPOValueLoss
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
+    from lightning_losses.losses import PreferenceFormula as PreferenceFormula
     from lightning_losses.losses import ProtoTriplet as ProtoTriplet
     from lightning_losses.losses import RankMixupMNDCG as RankMixupMNDCG
     from lightning_losses.losses import RankMixupMRL as RankMixupMRL
     from lightning_losses.losses import RDrop as RDrop
+    from lightning_losses.losses import ReferenceKL as ReferenceKL
     from lightning_losses.losses import ReflectiveLabelCorrector as ReflectiveLabelCorrector
     from lightning_losses.losses import RetainNLL as RetainNLL
     from lightning_losses.losses import ReverseKL as ReverseKL
@@ -207,6 +215,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SpanCorrelation as SpanCorrelation
     from lightning_losses.losses import SparsemaxLoss as SparsemaxLoss
     from lightning_losses.losses import SphericalZLoss as SphericalZLoss
+    from lightning_losses.losses import SPODegree as SPODegree
     from lightning_losses.losses import SPPOHard as SPPOHard
     from lightning_losses.losses import StableMaxCrossEntropy as StableMaxCrossEntropy
     from lightning_losses.losses import SupCon as SupCon

@@ -9,6 +9,14 @@ from lightning_losses.environment.lazy_exports import exports, lazily
 
 # Loaded on first use: a project that needs one loss doesn't wait for all of them.
 if TYPE_CHECKING:
+    from lightning_losses.losses.alignment.bradley_terry import BradleyTerry as BradleyTerry
+    from lightning_losses.losses.alignment.d2o import D2O as D2O
+    from lightning_losses.losses.alignment.f_dpg import FDPG as FDPG
+    from lightning_losses.losses.alignment.hypo import HyPO as HyPO
+    from lightning_losses.losses.alignment.inpo import INPO as INPO
+    from lightning_losses.losses.alignment.kto import KTO as KTO
+    from lightning_losses.losses.alignment.reference_kl import ReferenceKL as ReferenceKL
+    from lightning_losses.losses.alignment.spo_degree import SPODegree as SPODegree
     from lightning_losses.losses.base import Loss as Loss
     from lightning_losses.losses.classification.bias_loss import BiasLoss as BiasLoss
     from lightning_losses.losses.classification.comp_sum import CompSum as CompSum
@@ -187,6 +195,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses.preference.ipo import IPO as IPO
     from lightning_losses.losses.preference.nca_pair import NCAPair as NCAPair
     from lightning_losses.losses.preference.orpo import ORPO as ORPO
+    from lightning_losses.losses.preference.preference_formula import PreferenceFormula as PreferenceFormula
     from lightning_losses.losses.preference.robust_dpo import RobustDPO as RobustDPO
     from lightning_losses.losses.preference.simpo import SimPO as SimPO
     from lightning_losses.losses.preference.sppo_hard import SPPOHard as SPPOHard

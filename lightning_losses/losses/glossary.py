@@ -304,6 +304,10 @@ GLOSSARY: dict[str, Name] = {
     "rejected_logps": Name("[B, S]", "trained", "the same of the rejected completions", lambda s: _logps(s, 4)),
     "ref_chosen_logps": Name("[B, T]", "constant", "the reference model's of the chosen", lambda s: _logps(s, 3)),
     "ref_rejected_logps": Name("[B, S]", "constant", "the reference model's of the rejected", lambda s: _logps(s, 4)),
+    "old_chosen_logps": Name(
+        "[B, T]", "constant", "those of the policy that sampled the chosen", lambda s: _logps(s, 3)
+    ),
+    "old_rejected_logps": Name("[B, S]", "constant", "the same of the rejected", lambda s: _logps(s, 4)),
     "chosen_mask": Name(
         "[B, T]",
         "constant",
@@ -326,6 +330,12 @@ GLOSSARY: dict[str, Name] = {
     "logps": Name("[B, T]", "trained", "log-probabilities of the tokens of completions", lambda s: _logps(s, 3)),
     "old_logps": Name("[B, T]", "constant", "the same of the policy that sampled them", lambda s: _logps(s, 3)),
     "ref_logps": Name("[B, T]", "constant", "the same of the reference model", lambda s: _logps(s, 3)),
+    "target_log_scores": Name(
+        "[B]",
+        "constant",
+        "the logarithm of a target distribution at each completion, up to a constant",
+        lambda s: s.normal(s.batch) - 2,
+    ),
     "completion_mask": Name(
         "[B, T]",
         "constant",

@@ -46,6 +46,9 @@ _RENEWED = [
     for confidence, correct in zip(_CONFIDENCE, _CORRECT, strict=True)
 ]
 
+# Two completions of each prompt.
+_SAMPLES = {name: normal(2 * BATCH, 3, seed=name) - 2 for name in ("logps", "ref_logps")} | {"completion_mask": None}
+
 # What only this loss takes: a name, options, and inputs in place of the example's.
 SPECIAL: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
     "AdaFocal": [("renewed often", {"rate": 9.0, "least": least, "num_bins": 4}, {}) for least in (-2.0, -0.3)],
@@ -121,6 +124,10 @@ SPECIAL: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
         ("no edges", {}, {"adjacency": torch.zeros(BATCH, BATCH, dtype=torch.float32)}),
     ],
     "PSKD": [(f"epoch_progress={progress}", {}, {"epoch_progress": progress}) for progress in (0.0, 1.0, 2.0)],
+    **{
+        name: [(f"two samples, {reduction}", {"reduction": reduction}, _SAMPLES) for reduction in ("mean", "none")]
+        for name in ("D2O", "HyPO")
+    },
     "SpanCorrelation": [
         ("tokens in no span", {}, {"spans": torch.tensor([0, 0, -1, -1, 2, 2])}),
         ("no pair", {}, {"spans": torch.arange(BATCH)}),
@@ -144,6 +151,11 @@ STATES: dict[str, dict[str, list[list[Any]]]] = {
                 "after_step",
                 {name: normal(BATCH, FEATURES, seed=name) for name in ("target_embeddings", "target_embeddings_b")},
             ]
+        ]
+    },
+    "FDPG": {
+        "second step": [
+            ["after_step", {"logps": normal(4, 3, seed="logps"), "target_log_scores": normal(4, seed="log P")}],
         ]
     },
     "MCMI": {"centroids": [["centroids", normal(CLASSES, CLASSES, seed="centroids").softmax(dim=-1)]]},

@@ -58,6 +58,8 @@ CONSTANT_PARTS = {
     "beta_nll": "the weight that it makes of the variance has no gradient",
     "cispo": "the weights that it makes of ratios have no gradient",
     "vespo": "likewise",
+    "hypo": "the weights of its completions' scores are constants",
+    "f_dpg": "all but the log-probability is constant, as its authors have it",
 }
 
 # Some losses are defined in float64 whatever comes in.
