@@ -523,6 +523,21 @@ NEEDS = (
                 "fine-tuning and preferences in one training, without a reference",
                 "ORPO(beta=0.1)(chosen_logps, rejected_logps, chosen_mask, rejected_mask)",
             ),
+            Answer(
+                "kto",
+                "completions that are good or bad by themselves, without pairs",
+                "KTO(beta=0.1)(logps, ref_logps, desirable, mask, mismatched_logps, ref_mismatched_logps)",
+            ),
+            Answer(
+                "inpo",
+                "a preference that no reward explains: the policy nears its Nash policy from its own completions",
+                "INPO(tau=0.1, eta=1.0)(chosen_logps, rejected_logps, *of_reference, *of_previous_policy)",
+            ),
+            Answer(
+                "bradley_terry",
+                "a reward model from pairs, for the methods that want rewards",
+                "BradleyTerry()(chosen_rewards, rejected_rewards)",
+            ),
         ),
     ),
 )
