@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse as SoftmaxCollapse
     from lightning_losses.callbacks.monitors.weight_norms import WeightNorms as WeightNorms
     from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients as ZeroGradients
+    from lightning_losses.callbacks.records.datastore_record import DatastoreRecord as DatastoreRecord
     from lightning_losses.callbacks.records.history import History as History
     from lightning_losses.callbacks.records.metrics_file import MetricsFile as MetricsFile
     from lightning_losses.callbacks.records.progress import Progress as Progress

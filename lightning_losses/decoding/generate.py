@@ -93,7 +93,7 @@ def generate(
     prompt = torch.arange(longest, device=device) < lengths.unsqueeze(-1)
     tokens = torch.cat([prompts.where(prompt, padding), prompts.new_full((batch, max_new_tokens), padding)], dim=1)
     drawn = torch.zeros_like(tokens, dtype=torch.bool)
-    logps, sampling_logps = torch.zeros(2, *tokens.shape, device=device).unbind()
+    logps, sampling_logps = torch.zeros(2, *tokens.shape, dtype=torch.float64, device=device).unbind()
     running = torch.ones(batch, dtype=torch.bool, device=device)
     # Where all processes hold parts of the weights, all must call the network equally often.
     may_end_early = stop_token is not None and not is_sharded(network)
@@ -118,7 +118,7 @@ def generate(
                 running = running & (token != stop_token)
                 if may_end_early and not running.any():
                     break
-    return Generated(tokens, drawn, logps, sampling_logps)
+    return Generated(tokens, drawn, logps.to(logits.dtype), sampling_logps.to(logits.dtype))
 
 
 def _check(

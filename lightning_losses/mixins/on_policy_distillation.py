@@ -68,7 +68,7 @@ class OnPolicyDistillationMixin(DistillationMixin):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The objective of one batch, with the completions that its turn has."""
         step: Any = super().training_step(self.on_policy_batch(batch, batch_idx), batch_idx)
-        return step  # type: ignore[no-any-return]
+        return step
 
     def on_policy_batch(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """A batch with completions of the student, of the teacher, or its own, as the batch's number decides.

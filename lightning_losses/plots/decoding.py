@@ -39,7 +39,7 @@ def decoding_figure(
         targets = [target for numbers in by_target.values() for target in numbers]
         if targets:
             ends = [min(targets), max(targets)]
-            surprise.plot(ends, ends, color=COLORS[-1], linewidth=0.8, zorder=0, label="target")
+            surprise.plot(ends, ends, color=COLORS[-1], linewidth=0.8, zorder=1, label="target")
         for order, (label, numbers) in enumerate(by_target.items()):
             _marks(surprise, numbers, order, label)
         for order, (label, level) in enumerate(levels.items()):

@@ -23,7 +23,7 @@ def methods():
     known = {name for entry in catalogue() for name in (entry.id, *entry.configs)}
     known |= {path.stem for group in ("objective", "calibrator") for path in (ROOT / "conf" / group).glob("*.yaml")}
     known |= {entry.id for entry in wrapped_losses()} | {part.name for part in parts("kernels")}
-    return known | {part.name for kind in ("callbacks", "mixins") for part in parts(kind)}
+    return known | {part.name for kind in ("callbacks", "mixins", "decoding") for part in parts(kind)}
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

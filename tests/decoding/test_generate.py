@@ -182,7 +182,10 @@ def test_mode_and_gradients_are_left_as_they_were(network, prompts):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_half_precision_is_drawn_from_in_single(network, prompts):
+def test_half_precision_is_drawn_from_in_single_and_double_in_double(network, prompts):
+    drawn = generate(network.double(), prompts, 5, generator=seeded())
+    own = network(drawn.tokens[:, :-1]).log_softmax(-1).gather(-1, drawn.tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(drawn.logps[:, 6:], own[:, 5:], rtol=1e-12, atol=1e-12)
     drawn = generate(network.bfloat16(), prompts, 5, generator=seeded())
     assert drawn.logps.dtype == torch.float32 and drawn.logps.isfinite().all()
 

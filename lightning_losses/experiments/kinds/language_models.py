@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -145,7 +145,7 @@ class LanguageReport:
 class LanguageModelling(StudentExperiment):
     """Language models, scored in nats per byte."""
 
-    score_names = ("val/nats_per_byte", "test/nats_per_byte")
+    score_names: ClassVar[Sequence[str]] = ("val/nats_per_byte", "test/nats_per_byte")
 
     def trainings(self) -> dict[str, Training]:
         """The networks of ``config.language_models``."""
