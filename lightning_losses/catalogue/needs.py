@@ -350,6 +350,46 @@ NEEDS = (
         "Engines that sample faster than the network itself.",
     ),
     Need(
+        "decoding",
+        "My language model is trained, and I decide how it writes",
+        (
+            "generate",
+            "sampling",
+            "logits processor",
+            "mirostat",
+            "knn-lm",
+            "perplexity control",
+            "on-policy distillation",
+        ),
+        (
+            Answer(
+                "KNNLM",
+                "mixes in what followed the nearest hidden states of a datastore, without training",
+                "lightning-losses train experiment=decode",
+                "2.2492 nats a byte against 2.3046 of the network alone: -0.0554 ± 0.0186 on one text",
+                "decoding.md",
+            ),
+            Answer(
+                "MirostatV2",
+                "holds the surprise of what is drawn at a target, if the network's own lies above it",
+                "generate(network, prompts, 100, processors=[MirostatV2(target_surprise=3.0)])",
+                "2.0933 ± 0.0552 bits a byte at a target of 2; a target of 1 was out of reach",
+                "decoding.md",
+            ),
+            Answer(
+                "EntropyAdaptiveDecoding",
+                "asks a large network only where a small one is unsure",
+                "generate(small, prompts, 100, processors=[EntropyAdaptiveDecoding(large, threshold=1.0)])",
+            ),
+            Answer(
+                "OnPolicyDistillationMixin",
+                "distils a teacher on what the student itself draws (GKD)",
+                "OnPolicyDistiller(teacher, prompt_length=32, network=student, objective=objective)",
+            ),
+        ),
+        "Beams; caches of keys and values for networks other than our transformer.",
+    ),
+    Need(
         "memorises",
         "My network memorises, and does not generalise",
         ("grokking", "grok", "memorisation", "memorizes", "overfitting", "generalisation"),
