@@ -324,7 +324,17 @@ NEEDS = (
     Need(
         "rewards",
         "I train a language model by rewards of what it says",
-        ("policy gradient", "ppo", "rloo", "gspo", "dapo", "verifiable rewards", "reinforce"),
+        (
+            "reinforcement learning",
+            "grpo",
+            "policy gradient",
+            "ppo",
+            "rloo",
+            "gspo",
+            "dapo",
+            "verifiable rewards",
+            "reinforce",
+        ),
         (
             Answer(
                 "grpo",

@@ -95,7 +95,7 @@ def group_advantage(
         return as_rewards(advantage.masked_fill(of_all.equal | ~scorable, 0.0), rewards)
     total = (factors * each.masked_fill(~known, 0.0)).sum(dim=1)
     own = group_statistics(total, slots, scorable)
-    alone = own.count == 1
+    alone = own.number == 1
     advantage = (total - own.mean).masked_fill(own.equal, 0.0)
     deviation = own.deviation
     if singleton == "raw":

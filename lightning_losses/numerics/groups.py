@@ -14,13 +14,13 @@ class GroupStatistics(NamedTuple):
     """Of each row's group, at each row.
 
     Attributes:
-        count: the rows that count.
+        number: how many rows count.
         mean: their mean; 0 without one.
         deviation: their standard deviation, dividing by one less than their number; 0 of a single one.
         equal: whether all of them are the same number, to the bit.
     """
 
-    count: Float[Tensor, " batch"]
+    number: Float[Tensor, " batch"]
     mean: Float[Tensor, " batch"]
     deviation: Float[Tensor, " batch"]
     equal: Bool[Tensor, " batch"]

@@ -66,9 +66,9 @@ def rloo_advantage(
     scorable = ~torch.isnan(total)
     total = total.masked_fill(~scorable, 0.0)
     own = group_statistics(total, slots, scorable)
-    advantage = ((total - own.mean) * own.count / (own.count - 1).clamp(min=1)).masked_fill(own.equal, 0.0)
+    advantage = ((total - own.mean) * own.number / (own.number - 1).clamp(min=1)).masked_fill(own.equal, 0.0)
     if singleton == "raw":
-        advantage = torch.where(own.count == 1, total, advantage)
+        advantage = torch.where(own.number == 1, total, advantage)
     if normalize:
         of_all = group_statistics(advantage, torch.zeros_like(slots), scorable)
         advantage = ((advantage - of_all.mean) / (of_all.deviation + eps)).masked_fill(of_all.equal, 0.0)

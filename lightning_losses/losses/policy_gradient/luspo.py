@@ -31,8 +31,8 @@ class LUSPO(ClippedPolicyLoss):
 
     Source:
         Liu et al., 2026, "Length-Unbiased Sequence Policy Optimization: Revealing and Controlling Response Length
-        Variation in RLVR", arXiv:2602.05261. TRL also takes ratios of tokens, and then, or with β above 0, averages
-        over padding too; here ratios are of completions, and the KL is summed over the tokens that count.
+        Variation in RLVR", arXiv:2602.05261. TRL also takes ratios of tokens; here they are of completions. With β
+        above 0, TRL once averaged over padding; in its 1.16 as here, the KL is summed over the tokens that count.
 
     Example:
         >>> import torch

@@ -39,8 +39,8 @@ class VESPO(PolicyGradientLoss):
     Source:
         Shen et al., 2026, "VESPO: Variational Sequence-Level Soft Policy Optimization for Stable Off-Policy LLM
         Training", arXiv:2602.10693, with k and λ of 2 and 3, and of 3 and 2, as in TRL. Logarithms of tokens' ratios
-        are held within ± `log_ratio_clamp`, that of W from log 1e-8 to 20. TRL multiplies the sampling ratios of all
-        positions; here of those that count.
+        are held within ± `log_ratio_clamp`, those of W and of sampling ratios from log 1e-8 to 20. TRL multiplies the
+        sampling ratios of all positions; here of those that count.
 
     Example:
         >>> logps, advantages = torch.tensor([[-1.0, -2.0]]), torch.tensor([1.0])
@@ -61,7 +61,7 @@ class VESPO(PolicyGradientLoss):
         """What each token costs."""
         log_ratios = self.clamped(given.log_ratios.detach())
         if given.sampling_ratio is not None:
-            log_ratios = log_ratios + self.clamped(given.sampling_ratio.log())
+            log_ratios = log_ratios + given.sampling_ratio.log().clamp(_LEAST, 20.0)
         whole = log_ratios.sum(dim=1, keepdim=True).clamp(_LEAST, 20.0)
         better, worse = (
             (lam + k * whole - lam * whole.exp()).exp()
