@@ -46,7 +46,7 @@ class FDPO(DirectPreferenceLoss):
     Example:
         >>> even, low = torch.tensor([[-1.0]]), torch.tensor([[-2.0]])
         >>> round(FDPO(beta=1.0)(even, low, even, even).item(), 4)  # log(1 + exp(1 - e))
-        0.1648
+        0.165
     """
 
     status = "confirmed"

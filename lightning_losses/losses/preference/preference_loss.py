@@ -254,8 +254,6 @@ class DirectPreferenceLoss(PreferenceLoss):
     def _desensitized(self, own: Completions, shared: Int[Tensor, " pairs"]) -> Completions:
         """The completions with the log-probabilities of tokens beyond the shared length times the tail's weight."""
         tail = own.kept.cumsum(dim=1) > shared.unsqueeze(1)
-        logps, reference = (
-            each if each is None else torch.where(tail, self.tail_weight * each, each)
-            for each in (own.logps, own.reference)
-        )
-        return own._replace(logps=logps, reference=reference)
+        weight = torch.ones_like(own.logps).masked_fill(tail, self.tail_weight)
+        reference = None if own.reference is None else weight * own.reference
+        return own._replace(logps=weight * own.logps, reference=reference)
