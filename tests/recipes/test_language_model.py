@@ -132,3 +132,21 @@ def test_wrong_names_are_one_line(line, message):
 def test_what_can_not_train_is_known_before_training(overrides, message, cache):
     with pytest.raises((ValueError, InstantiationException), match=message):
         rehearse(composed("experiment=language_model", *SHORT, f"cache={cache}", *overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective=emo"],
+        ["objective=noisefit", "callbacks=adaptive_noise"],
+        ["objective=attention_entropy_regularizer", "callbacks=attention_entropy"],
+        ["callbacks=dynamic_ema"],
+        ["model=multi_token_transformer"],
+        ["model.attention=lssar"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_each_way_of_training_is_an_override(train_short, tmp_path, overrides):
+    scores = train_short(*overrides)
+    assert 0 < scores[0].val < math.log(256) + 0.1
+    assert (tmp_path / "run" / "report" / "report.json").is_file()
