@@ -48,5 +48,7 @@ def forgetting_curves(
         axes[0].set_ylabel("cross-entropy (nats per byte)")
         if most is not None and axes[0].get_ylim()[1] > most:
             axes[0].set_ylim(top=most)
-        axes[1].legend()
+        # Where it hides no line.
+        handles, labels = axes[1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4))
     return figure

@@ -105,7 +105,7 @@ def example(case):
         values["target"][IGNORED] = -100
     if "attention_mask" in values:
         values["attention_mask"][IGNORED] = False
-    for mask in values.keys() & {"completion_mask", "chosen_mask", "rejected_mask"}:
+    for mask in values.keys() & {"completion_mask", "chosen_mask", "rejected_mask", "forget_mask"}:
         values[mask][IGNORED] = False
     if "multi_hot" in values:
         values["multi_hot"][IGNORED] = -100
