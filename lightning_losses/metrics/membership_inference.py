@@ -92,6 +92,9 @@ class MembershipInference(Metric):
     is_differentiable: bool | None = False
     higher_is_better: bool | None = None
     full_state_update: bool | None = False
+    scores: list[Tensor]
+    members: list[Tensor]
+    groups: list[Tensor]
 
     def __init__(self, fpr: float = 0.01, **options: Any) -> None:
         super().__init__(**{"dist_sync_fn": rows_of_all, **options})

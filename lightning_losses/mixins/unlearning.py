@@ -99,8 +99,9 @@ class UnlearningMixin(TokenRecordsMixin):
     def _of_part(self, part: str, given: LanguageBatch, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the objective takes of one part."""
         needs, tensors = self.objective.needs, dict[str, Any]()
+        network: Any = self.network
         if needs(f"{part}_logits"):
-            logits = logits_of(type(self).__name__, call(self.network, given.inputs, **given.further))
+            logits = logits_of(type(self).__name__, call(network, given.inputs, **given.further))
             kept = given.target != self.ignore_index
             tensors |= {f"{part}_logits": logits, f"{part}_target": given.target}
             tensors |= {f"{part}_logps": _logps(logits, given, kept), f"{part}_mask": kept}

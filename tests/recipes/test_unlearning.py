@@ -52,7 +52,7 @@ def test_every_score_audits_the_model(tmp_path, cache):
     ("override", "told"),
     [
         ("unlearning.seeds=[]", "unlearning: no seeds came; give at least one."),
-        ("unlearning.claims.0.differences.0.run=ga", "claims: there is no run 'ga'"),
+        ("unlearning.claims.0.differences.0.metric=loss", "claims: there is no metric 'loss'"),
     ],
     ids=["seeds", "claim"],
 )

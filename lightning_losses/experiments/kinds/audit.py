@@ -37,7 +37,7 @@ _NAMES = {
     "zlib": "loss over zlib",
     "min_k": "Min-K%",
     "min_k_plus_plus": "Min-K%++",
-    "reference": "ratio to a model that never saw it",
+    "reference": "reference ratio",
     "dc_pdd": "DC-PDD",
 }
 Audits = dict[str, tuple[MembershipAudit, MembershipAudit]]
@@ -84,13 +84,16 @@ class Audit(Experiment):
             [_NAMES[name], *(f"{100 * float(value):.2f}" for value in (blocks.auroc, files.auroc, *blocks[1:]))]
             for name, (blocks, files) in audits.items()
         ]
-        losses = [nats(text_record(network, part)) for part in (data.forget, data.unseen)]
+        parts = (data.forget, data.unseen)
+        losses = [nats(text_record(network, part)) for part in parts]
+        files = [int(part.file.max()) + 1 for part in parts]
         note = (
             f"{len(data.forget):,} blocks of {data.block_length} bytes of {data.package} that the model was trained on "
             f"({losses[0]:.3f} nats per byte) against {len(data.unseen):,} of other files of {data.package} "
-            f"({losses[1]:.3f}); by file the scores of a file's blocks are averaged. Found at "
-            f"the rate: the share of training blocks above a threshold that {100 * self.config.audit.fpr:g} % of the "
-            "others pass. One seed; an AUROC of 50 % tells nothing."
+            f"({losses[1]:.3f}); by file the scores of a file's blocks are averaged, of {files[0]} files against "
+            f"{files[1]}. Found at the rate: the share of training blocks above a threshold that "
+            f"{100 * self.config.audit.fpr:g} % of the others pass. The ratio is to a model that never "
+            "saw the blocks. One seed; an AUROC of 50 % tells nothing."
         )
         nothing = float("nan")
         panels: dict[str, dict[str, Any]] = {

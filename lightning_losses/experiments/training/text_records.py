@@ -31,11 +31,12 @@ def text_record(network: nn.Module, dataset: TextDataset, batch_size: int = 64, 
         torch.Size([2, 4])
     """
     network = network.eval().cpu()
-    records = []
+    records: list[dict[str, Tensor]] = []
     for positions in torch.split(torch.arange(len(dataset)), batch_size):
         given = language_batch("text_record", network, dataset.__getitems__(positions.tolist()))
-        records.append(network_record("text_record", network, given, Wanted(**wanted)))
-    return TokenRecord(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*records, strict=True)))
+        record = network_record("text_record", network, given, Wanted(**wanted))
+        records.append({name: values for name, values in record._asdict().items() if values is not None})
+    return TokenRecord(**{name: torch.cat([record[name] for record in records]) for name in records[0]})
 
 
 def nats(record: TokenRecord) -> float:
