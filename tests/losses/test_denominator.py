@@ -8,7 +8,7 @@ from lightning_losses.objective import Term
 from tests.losses.examples import BATCH, build, tensors
 
 # A mean over pairs of tokens, one that is weighted by classes, and those over completions have tests of their own.
-OTHERS = ("span_correlation", "class_balanced", "completion_nll")
+OTHERS = ("span_correlation", "class_balanced", "completion_nll", "gradient_ascent", "retain_nll", "satimp", "wga")
 ROW_WISE = [
     loss
     for loss in loss_classes()

@@ -342,7 +342,10 @@ def test_tokens_are_samples(loss):
 
 
 # A mean that is weighted by classes, and one over tokens, have tests of their own.
-@those(options=["reduction"], but=("class_balanced", "completion_nll"))
+OF_TOKENS = ("completion_nll", "gradient_ascent", "retain_nll", "satimp", "wga")
+
+
+@those(options=["reduction"], but=("class_balanced", *OF_TOKENS))
 def test_reductions_agree(loss):
     values = tensors(loss)
     if "target" in values and takes(loss, "ignore_index"):

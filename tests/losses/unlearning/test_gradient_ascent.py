@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.losses import GradientAscent
+from lightning_losses.losses import WGA, GradientAscent, RetainNLL, SatImp
+from lightning_losses.objective import Term
 from tests.losses.unlearning.texts import MASK, logps
 
 
@@ -24,8 +25,15 @@ def test_what_masked_tokens_hold_does_not_matter():
     torch.testing.assert_close(given.grad, MASK.double() / MASK.sum())
 
 
-def test_it_divides_by_the_tokens_that_count():
-    assert GradientAscent().denominator(forget_logps=logps(0), forget_mask=MASK) == MASK.sum()
+@pytest.mark.parametrize("loss", [GradientAscent, WGA, SatImp, RetainNLL])
+def test_a_mean_divides_by_the_tokens_that_count(loss):
+    part = "retain" if loss is RetainNLL else "forget"
+    given = {f"{part}_logps": logps(0), f"{part}_mask": MASK}
+    mean, total, each = (loss(reduction=reduction)(**given) for reduction in ("mean", "sum", "none"))
+    torch.testing.assert_close(total, mean * MASK.sum())
+    torch.testing.assert_close(each.sum(), total)
+    assert each.shape == MASK.shape and not each[MASK == 0].any()
+    assert Term(loss()).count(given).samples == loss().denominator(**given) == MASK.sum()
 
 
 def test_one_number_a_text_is_refused():
