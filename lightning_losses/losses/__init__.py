@@ -10,10 +10,7 @@ from lightning_losses.environment.lazy_exports import exports, lazily
 # Loaded on first use: a project that needs one loss doesn't wait for all of them.
 if TYPE_CHECKING:
     from lightning_losses.losses.alignment.bradley_terry import BradleyTerry as BradleyTerry
-    from lightning_losses.losses.alignment.d2o import D2O as D2O
     from lightning_losses.losses.alignment.f_dpg import FDPG as FDPG
-    from lightning_losses.losses.alignment.hypo import HyPO as HyPO
-    from lightning_losses.losses.alignment.inpo import INPO as INPO
     from lightning_losses.losses.alignment.kto import KTO as KTO
     from lightning_losses.losses.alignment.reference_kl import ReferenceKL as ReferenceKL
     from lightning_losses.losses.alignment.spo_degree import SPODegree as SPODegree
@@ -186,12 +183,15 @@ if TYPE_CHECKING:
     from lightning_losses.losses.preference.bco_pair import BCOPair as BCOPair
     from lightning_losses.losses.preference.completion_nll import CompletionNLL as CompletionNLL
     from lightning_losses.losses.preference.cpo import CPO as CPO
+    from lightning_losses.losses.preference.d2o import D2O as D2O
     from lightning_losses.losses.preference.discopop import DiscoPOP as DiscoPOP
     from lightning_losses.losses.preference.dpo import DPO as DPO
     from lightning_losses.losses.preference.dpo_norm import DPONorm as DPONorm
     from lightning_losses.losses.preference.exo_pair import EXOPair as EXOPair
     from lightning_losses.losses.preference.f_dpo import FDPO as FDPO
     from lightning_losses.losses.preference.hinge_dpo import HingeDPO as HingeDPO
+    from lightning_losses.losses.preference.hypo import HyPO as HyPO
+    from lightning_losses.losses.preference.inpo import INPO as INPO
     from lightning_losses.losses.preference.ipo import IPO as IPO
     from lightning_losses.losses.preference.nca_pair import NCAPair as NCAPair
     from lightning_losses.losses.preference.orpo import ORPO as ORPO
