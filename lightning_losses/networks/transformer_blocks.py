@@ -36,8 +36,8 @@ def normalisation_after(network: nn.Module, block: str) -> nn.Module | None:
     Example:
         >>> from lightning_losses.networks.transformer import Transformer
         >>> network = Transformer(vocabulary_size=9, context_length=8, width=8, depth=2, heads=2)
-        >>> normalisation_after(network, "blocks.1")
-        LayerNorm((8,), eps=1e-05, elementwise_affine=True)
+        >>> normalisation_after(network, "blocks.1") is network.norm
+        True
     """
     held = block.rpartition(".")[0]
     above, _, name = held.rpartition(".")
