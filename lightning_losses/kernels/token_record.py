@@ -61,8 +61,8 @@ def token_record(
 ) -> TokenRecord:
     """The record of a text's tokens under the head ``hidden @ weight.T + bias``, whose logits are never held whole.
 
-    Where a gradient is wanted, log-probabilities and entropies go through `linear_cross_entropy`, and the constant
-    statistics cost a further product; where none is, everything comes from one product.
+    Log-probabilities and entropies go through `linear_cross_entropy`. The constant statistics cost a further product
+    where a gradient is wanted; where none is, everything comes from one product.
 
     Args:
         hidden: [..., T, D] hidden states.
@@ -103,7 +103,7 @@ def token_record(
         tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)
     )
     constant = {"log_collisions": log_collisions, "variances": variances, "ranks": ranks}
-    if not trained:
+    if not trained and any(constant.values()):
         terms = Terms(len(weight), softcap=softcap, temperature=temperature)
         asked = {"logps": True, "entropies": entropies, **constant}
         return TokenRecord(kept=kept, **_statistics(hidden, weight, target, bias, kept, terms, asked, chunk))
@@ -150,7 +150,7 @@ def _statistics(
             # An ignored token may hold NaN.
             given = torch.where(counted[part].unsqueeze(1), rows[part], 0.0)
             scores, _ = head.scores(given.to(head.dtype), slice(None), full=True)
-            for name, values in _measured(scores - scores.logsumexp(dim=1, keepdim=True), label, wanted).items():
+            for name, values in _measured(scores.sub_(scores.logsumexp(dim=1, keepdim=True)), label, wanted).items():
                 record[name][part] = torch.where(counted[part], values, 0)
         return {name: values.view(kept.shape) for name, values in record.items()}
 

@@ -1,31 +1,23 @@
 """The mixin that gives a LightningModule the log-probabilities of tokens, of its network and of a frozen reference."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from lightning_losses.data.language_batch import LanguageBatch, language_batch
+from lightning_losses.environment.lightning_internals import attached_trainer
+from lightning_losses.environment.logged_means import log_means
 from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.token_record import TokenRecord, token_record
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.language_head import LanguageHeadMixin
-from lightning_losses.networks.head_input import check_documents_apart, head_input
-from lightning_losses.networks.output_head import HEAD_NAMES, head_matrix, logit_scale, logit_softcap, offered_heads
+from lightning_losses.networks.head_input import check_documents_apart
 from lightning_losses.parallel.processes import sizes_of_all, world_size
 from lightning_losses.teachers import CachedLogits
-
-
-class Wanted(NamedTuple):
-    """What a record is asked for beside log-probabilities; see `token_record`."""
-
-    entropies: bool = False
-    log_collisions: bool = False
-    variances: bool = False
-    ranks: bool = False
+from lightning_losses.teachers.reference_records import Wanted, network_record, widen
 
 
 class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
@@ -76,11 +68,18 @@ class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
             wanted: what is needed beside log-probabilities.
         """
         given = self.split_batch(batch)
-        hidden = self.hidden_states(given.inputs, **given.further)
+        return self.record_of(self.hidden_states(given.inputs, **given.further), given.target, wanted)
+
+    def record_of(
+        self,
+        hidden: Float[Tensor, "*tokens width"],
+        target: Int[Tensor, "*tokens"],
+        wanted: Wanted = Wanted(),  # noqa: B008
+    ) -> TokenRecord:
+        """The record of tokens whose hidden states, from `hidden_states`, are at hand."""
         weight, bias = self.head_parameters(hidden.dtype)
-        return token_record(
-            hidden, weight, given.target, bias, softcap=self.head_softcap(), **self._options(), **wanted._asdict()
-        )
+        softcap = self.head_softcap()
+        return token_record(hidden, weight, target, bias, softcap=softcap, **self._options(), **wanted._asdict())
 
     @torch.no_grad()
     def reference_record(self, batch: Any, wanted: Wanted = Wanted()) -> TokenRecord:  # noqa: B008
@@ -128,6 +127,12 @@ class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
             )
         return list(torch.split(logps, list(widths), dim=1))
 
+    def log_beside(self, values: Mapping[str, Tensor], samples: int) -> None:
+        """Log means over so many samples beside the objective, as ``<stage>/<name>``; nothing without a trainer."""
+        names = {self.log_name(name): value for name, value in values.items()}
+        if attached_trainer(self) is not None and self.log_name() is not None:
+            log_means(self, {str(name): value for name, value in names.items()}, samples)
+
     def widened(self, tensors: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """The tensors, of which [B, T] ones get the width of the widest process, where a batch-coupled loss needs it.
 
@@ -141,83 +146,3 @@ class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
         values = {name: tensors[name] for name in names if name in tensors}
         widest = {name: max(sizes_of_all(value.shape[1], value.device)) for name, value in values.items()}
         return {**tensors, **{name: widen(value, widest[name], 0) for name, value in values.items()}}
-
-
-def network_record(
-    owner: str,
-    network: nn.Module,
-    given: LanguageBatch,
-    wanted: Wanted = Wanted(),  # noqa: B008
-    **options: Any,
-) -> TokenRecord:
-    """The record of a batch under any network that offers its head.
-
-    Args:
-        owner: the name in errors.
-        network: as `head_input` takes it.
-        given: the batch.
-        wanted: what is needed beside log-probabilities.
-        **options: those of `token_record`.
-
-    Raises:
-        ValueError: a network without a head.
-
-    Example:
-        >>> from lightning_losses.networks.transformer import Transformer
-        >>> network, tokens = Transformer(9, context_length=8, width=8, depth=1, heads=2), torch.arange(9).reshape(1, 9)
-        >>> network_record("example", network, LanguageBatch(tokens[:, :8], {}, tokens[:, 1:])).logps.shape
-        torch.Size([1, 8])
-    """
-    if not (heads := offered_heads(network)):
-        raise ValueError(
-            f"{owner}: the network, a {type(network).__name__}, offers no head; give it one as "
-            f"get_output_embeddings() or under {', '.join(HEAD_NAMES)}."
-        )
-    hidden = head_input(owner, network, heads[0], given.inputs, **given.further)
-    weight, bias = head_matrix(owner, heads[0], logit_scale(network))
-    bias = None if bias is None else bias.to(hidden.dtype)
-    return token_record(
-        hidden,
-        weight.to(hidden.dtype),
-        given.target,
-        bias,
-        softcap=logit_softcap(network),
-        **options,
-        **wanted._asdict(),
-    )
-
-
-def joined(batches: Sequence[LanguageBatch], ignore_index: int = -100) -> LanguageBatch:
-    """Several batches as the rows of one, the narrower ones padded at their end.
-
-    Args:
-        batches: of the same form.
-        ignore_index: the target of padding.
-
-    Example:
-        >>> short, long = (LanguageBatch(torch.ones(1, t).long(), {}, torch.ones(1, t).long()) for t in (2, 3))
-        >>> joined([short, long]).target.tolist()
-        [[1, 1, -100], [1, 1, 1]]
-    """
-    first = batches[0]
-    inputs: Any
-    if isinstance(first.inputs, Mapping):
-        inputs = {name: _rows(name, [batch.inputs[name] for batch in batches]) for name in first.inputs}
-    else:
-        inputs = _rows("inputs", [batch.inputs for batch in batches])
-    further = {name: _rows(name, [batch.further[name] for batch in batches]) for name in first.further}
-    return LanguageBatch(inputs, further, _rows("target", [batch.target for batch in batches], ignore_index))
-
-
-def widen(tensor: Tensor, width: int, value: float) -> Tensor:
-    """A [B, T] tensor with columns of one value added, up to a width."""
-    return tensor if tensor.shape[1] >= width else F.pad(tensor, (0, width - tensor.shape[1]), value=value)
-
-
-def _rows(name: str, tensors: Sequence[Tensor], value: int | None = None) -> Tensor:
-    # Padding is a document of its own; -1 is that of the rest of a packed row.
-    filler = (-1 if name == "documents" else 0) if value is None else value
-    if tensors[0].ndim == 2:
-        width = max(tensor.shape[1] for tensor in tensors)
-        tensors = [widen(tensor, width, filler) for tensor in tensors]
-    return torch.cat(list(tensors))

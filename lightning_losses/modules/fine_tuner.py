@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from lightning_losses.modules.classifier import Classifier
+from lightning_losses.networks.weights import copy_weights
 
 
 class FineTuner(Classifier):
@@ -29,12 +30,5 @@ class FineTuner(Classifier):
 
     def __init__(self, teacher: nn.Module | None = None, **classifier: Any) -> None:
         super().__init__(**classifier)
-        if teacher is None:
-            return
-        try:
-            self.network.load_state_dict(teacher.state_dict())
-        except RuntimeError:
-            raise ValueError(
-                f"FineTuner: the weights of a {type(teacher).__name__} don't fit the {type(self.network).__name__} "
-                "that continues from them; give both the same layers."
-            ) from None
+        if teacher is not None:
+            copy_weights(type(self).__name__, teacher, self.network)

@@ -51,6 +51,32 @@ def load_weights(path: str | Path, network: nn.Module, prefix: str = "network.")
     return network
 
 
+def copy_weights(owner: str, source: nn.Module, network: nn.Module) -> None:
+    """Give a network the weights of another with the same layers.
+
+    Args:
+        owner: the name in errors.
+        source: the trained network.
+        network: the one that continues from it.
+
+    Raises:
+        ValueError: weights that don't fit.
+
+    Example:
+        >>> source, network = nn.Linear(2, 3), nn.Linear(2, 3)
+        >>> copy_weights("example", source, network)
+        >>> bool(torch.equal(source.weight, network.weight))
+        True
+    """
+    try:
+        network.load_state_dict(source.state_dict())
+    except RuntimeError:
+        raise ValueError(
+            f"{owner}: the weights of a {type(source).__name__} don't fit the {type(network).__name__} "
+            "that continues from them; give both the same layers."
+        ) from None
+
+
 def _plain(name: str) -> str:
     """A weight's name without the parts that wrappers insert."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
