@@ -8,6 +8,8 @@ from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.mixins.on_policy_distillation import OnPolicyDistillationMixin
 from lightning_losses.mixins.online_distillation import OnlineDistillationMixin
+from lightning_losses.mixins.policy_gradient import PolicyGradientMixin
+from lightning_losses.mixins.preference import PreferenceMixin
 from lightning_losses.mixins.self_distillation import SelfDistillationMixin
 from lightning_losses.mixins.token_records import TokenRecordsMixin
 from lightning_losses.mixins.two_views import TwoViews
@@ -22,6 +24,8 @@ __all__ = [
     "ObjectiveMixin",
     "OnPolicyDistillationMixin",
     "OnlineDistillationMixin",
+    "PolicyGradientMixin",
+    "PreferenceMixin",
     "SelfDistillationMixin",
     "TokenRecordsMixin",
     "TwoViews",
