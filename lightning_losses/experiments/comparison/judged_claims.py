@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.experiments.comparison.shown_numbers import describe
+from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.evidence.claims import Claim, findings
 from lightning_losses.experiments.evidence.verdicts import Verdict, combine
 
@@ -44,8 +45,14 @@ def claims_of(
     """
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     claims = [Claim.read(node) for node in plain["claims"]]
+    known, measured = list(runs), list(metrics)
+    for difference in (difference for claim in claims for difference in claim.differences):
+        # Of another run nothing would be found, and nothing said.
+        unknown = [run for run in (difference.run, difference.than) if run not in known]
+        if known and unknown:
+            raise ConfigError(f"claims: there is no run '{unknown[0]}'; there are {', '.join(known)}.")
     # Any numbers: it says what a claim names and there is none of.
-    numbers = {run: {metric: [0.0, 1.0, 2.0] for metric in metrics} for run in runs}
+    numbers = {run: {metric: [0.0, 1.0, 2.0] for metric in measured} for run in known}
     findings(claims, {"": numbers}, plain["margins"])
     return claims, plain["margins"]
 

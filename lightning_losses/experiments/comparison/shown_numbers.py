@@ -7,7 +7,7 @@ from lightning_losses.experiments.evidence.claims import Finding
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval
 
 # A word of each name of which more is better.
-_HIGHER = ("accuracy", "F1", "precision", "recall", "reciprocal rank", "under the ROC")
+_HIGHER = ("accuracy", "F1", "precision", "recall", "reciprocal rank", "parse", "under the ROC")
 
 
 class Metric(NamedTuple):
@@ -70,6 +70,9 @@ _SHOWN = {
     "knn_accuracy": Metric("nearest neighbours' accuracy, %", 100, 2, most=1),
     "probe_accuracy": Metric("linear probe's accuracy, %", 100, 2, most=1),
     "val_probe_accuracy": Metric("linear probe's validation accuracy, %", 100, 2, most=1),
+    "parse_rate": Metric("completions that parse, %", 100, 2, most=1),
+    "kl_to_base": Metric("KL to the base, nats", 1, 2, least=-math.inf),
+    "completion_length": Metric("bytes of a completion", 1, 1),
     "recall_at_1": Metric("recall@1, %", 100, 2, most=1),
     "map_at_r": Metric("mean average precision at R, %", 100, 2, most=1),
     "opis": Metric("OPIS × 1000", 1000, 2, most=1),
