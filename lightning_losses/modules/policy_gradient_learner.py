@@ -163,8 +163,8 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
         )
         rewards = self.reward(drawn.tokens, drawn.completion_mask)
         if not isinstance(rewards, Tensor) or rewards.shape[:1] != drawn.tokens.shape[:1]:
-            came = f"shape {list(rewards.shape)}" if isinstance(rewards, Tensor) else f"a {type(rewards).__name__}"
-            raise ValueError(f"{owner}: rewards of {came} came for {len(drawn.tokens)} completions; give one for each.")
+            kind = f"shape {list(rewards.shape)}" if isinstance(rewards, Tensor) else f"a {type(rewards).__name__}"
+            raise ValueError(f"{owner}: rewards of {kind} came for {len(drawn.tokens)} completions; give one for each.")
         kept = drawn.completion_mask[:, 1:]
         return {
             "inputs": drawn.tokens[:, :-1],

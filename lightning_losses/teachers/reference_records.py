@@ -171,7 +171,7 @@ class _Logps(nn.Module):
         for text in self.texts:
             own = {name.partition("/")[2]: tensor for name, tensor in given.items() if name.startswith(f"{text}/")}
             split = language_batch("cache_reference", self.network, own, self.ignore_index)
-            options = {"ignore_index": self.ignore_index, "temperature": self.temperature}
+            options: dict[str, Any] = {"ignore_index": self.ignore_index, "temperature": self.temperature}
             records.append(network_record("cache_reference", self.network, split, **options).logps)
         return torch.cat(records, dim=1)
 

@@ -203,7 +203,7 @@ class CodePolicies(Experiment):
         """A completion of each prompt."""
         parts = []
         generator = torch.Generator().manual_seed(seed)
-        for tokens, lengths in zip(prompts.tokens.split(256), prompts.lengths.split(256), strict=True):
+        for tokens, lengths in zip(torch.split(prompts.tokens, 256), torch.split(prompts.lengths, 256), strict=True):
             drawn = generate(
                 network,
                 tokens,
@@ -221,7 +221,7 @@ class CodePolicies(Experiment):
         drawn = self.sample(network.eval(), prompts.repeated(self.config.tuning.test_samples), seed + 77_777)
         right, kept = parsed(drawn.tokens, drawn.completion_mask), drawn.completion_mask[:, 1:]
         totals = []
-        for tokens, mask in zip(drawn.tokens.split(256), kept.split(256), strict=True):
+        for tokens, mask in zip(torch.split(drawn.tokens, 256), torch.split(kept, 256), strict=True):
             given = LanguageBatch(tokens[:, :-1], {}, tokens[:, 1:].masked_fill(~mask, -100))
             own, before = (network_record("code_policies", each, given).logps for each in (network, base))
             totals.append((own - before).sum(dim=1))

@@ -11,7 +11,7 @@ from lightning_losses.data.stdlib_text import TextDataset
 from lightning_losses.kernels.token_record import TokenRecord
 from lightning_losses.metrics.membership_inference import membership_inference
 from lightning_losses.metrics.membership_scores import loss_score
-from lightning_losses.mixins.token_records import Wanted, network_record
+from lightning_losses.teachers.reference_records import Wanted, network_record
 
 
 @torch.no_grad()
