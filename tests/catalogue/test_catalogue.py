@@ -13,6 +13,8 @@ from lightning_losses.catalogue.losses import STATUS, catalogue
 from lightning_losses.catalogue.parts import PARTS, parts
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.linear_distillation import linear_distillation
+from lightning_losses.kernels.linear_emo import linear_emo
+from lightning_losses.kernels.linear_noisefit import linear_noisefit
 from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.kernels.rows.objectives import objective_of
 from lightning_losses.kernels.rows.row_wise import cross_entropy_options
@@ -129,6 +131,11 @@ def test_fused_is_what_the_kernels_take(loss):
     target, module = torch.tensor([0, 1, 2, 3]), build(loss)
 
     def fused():
+        # Two have heads of their own.
+        if entry.id == "emo":
+            return linear_emo(module, hidden, weight, target, chunk=2)
+        if entry.id == "noisefit":
+            return linear_noisefit(module, hidden, hidden.flip(0), 2 * hidden, weight, target, chunk=2)
         if "teacher_logits" not in entry.inputs:
             return chunked_head(module, hidden, weight, target, chunk=2)
         return linear_distillation(
@@ -139,7 +146,8 @@ def test_fused_is_what_the_kernels_take(loss):
         with pytest.raises((ValueError, TypeError)):
             fused()
     else:
-        offered = {"teacher_logits": teacher_hidden @ teacher_weight.T, "target": target}
+        offered = {"teacher_logits": teacher_hidden @ teacher_weight.T, "target": target, "cost_embedding": weight}
+        offered |= {"noisy_logits": hidden.flip(0) @ weight.T, "noisy_logits_b": 2 * hidden @ weight.T}
         expected = module(hidden @ weight.T, **{name: offered[name] for name in offered if name in entry.inputs})
         # The same numbers, two rows at a time.
         torch.testing.assert_close(fused(), expected)
