@@ -11,6 +11,7 @@ from lightning_losses.losses import IDK, NPO, ForwardKL, GradientAscent, RetainN
 from lightning_losses.modules.unlearner import Unlearner
 from lightning_losses.networks.transformer import Transformer
 from lightning_losses.objective import Objective, Term
+from lightning_losses.teachers import CachedLogits, WithoutAdapters
 from tests.distributed.processes import one_step
 
 VOCABULARY = 11
@@ -163,6 +164,29 @@ def test_a_batch_may_bring_the_references_values():
     module.teacher = None
     brought = module.training_step({**given, "ref_forget_logps": reference}, 0)["loss"]
     torch.testing.assert_close(brought, model("npo").training_step(given, 0)["loss"])
+
+
+def test_a_cache_may_hold_the_references_values():
+    module, given = model("npo", reference=False), batch()
+    module.teacher = CachedLogits(logps(network(5), given["forget"])[0].float())
+    cached = module.training_step({**given, "index": torch.arange(6)}, 0)["loss"]
+    # The cache holds float32.
+    torch.testing.assert_close(cached, model("npo").training_step(given, 0)["loss"], rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="a cached reference needs 'index' in the batch"):
+        module.training_step(given, 0)
+
+
+def test_with_adapters_the_reference_is_the_network_without_them():
+    peft = pytest.importorskip("peft")
+    options = peft.LoraConfig(r=2, target_modules=["attention_in"], init_lora_weights=False)
+    adapted = peft.get_peft_model(network(), options)
+    module, given = Unlearner(adapted, Objective({"npo": NPO(beta=0.1)})), batch()
+    assert isinstance(module.teacher, WithoutAdapters)
+    loss = module.training_step(given, 0)["loss"]
+    (own, kept, _), (reference, _, _) = (logps(net, given["forget"]) for net in (adapted, network()))
+    torch.testing.assert_close(loss.double(), NPO(beta=0.1)(own, reference, kept), rtol=1e-5, atol=1e-6)
+    loss.backward()
+    assert {name.split(".")[-3] for name, p in module.named_parameters() if p.grad is not None} == {"lora_A", "lora_B"}
 
 
 @pytest.mark.parametrize(
