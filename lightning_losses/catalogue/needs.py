@@ -530,6 +530,9 @@ NEEDS = (
                 "npo",
                 "makes texts less likely than a reference has them, within bounds; beside it, text to retain",
                 "lightning-losses train experiment=unlearning objective=npo",
+                "membership's area under the ROC curve from 73.80 ± 0.63 to 51.99 ± 1.49 %, beside 50.53 ± 1.76 of a "
+                "model that never saw the text; other text 2.563 ± 0.030 nats per byte, 2.440 ± 0.012 before",
+                "unlearning.md",
             ),
             Answer(
                 "simnpo",
@@ -540,6 +543,8 @@ NEEDS = (
                 "grad_diff",
                 "gradient ascent on what to forget, with text to retain; has no bound",
                 "lightning-losses train experiment=unlearning objective=grad_diff",
+                "other text from 2.440 ± 0.012 to 8.053 ± 1.485 nats per byte: it collapses",
+                "unlearning.md",
             ),
             Answer(
                 "UnlearningMixin",

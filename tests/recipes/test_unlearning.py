@@ -29,7 +29,7 @@ def test_each_objective_unlearns_from_one_model(tmp_path, cache):
     curves = content["curves"]["objectives"]
     assert all(len(curves[name]["val/forget_nll"]) == len(curves[name]["val/retain_nll"]) == 2 for name in objectives)
     # Of one seed no claim can be judged.
-    assert len(content["claims"]) == 3
+    assert len(content["claims"]) == 4
     page = (tmp_path / "report" / "report.md").read_text()
     assert "| npo_alone |" in page and "4,000 bytes of email were trained on and are to be forgotten" in page
     assert (tmp_path / "report" / "forgetting.png").exists()
