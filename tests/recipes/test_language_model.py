@@ -65,6 +65,14 @@ def test_packed_documents_distil(train_short, tmp_path):
     assert [score.trained.label for score in scores] == ["teacher (ce)", "baseline (ce)", "student (ce + forward_kl)"]
 
 
+def test_the_student_distils_on_what_it_draws(train_short, tmp_path):
+    small = ["experiment=distill_on_policy", "teacher.width=24", "teacher.depth=1"]
+    short = ["language_models.student.prompt_length=12", "language_models.student.max_new_tokens=9"]
+    scores = train_short(*small, *short)
+    check_report(tmp_path / "run" / "report", scores)
+    assert [score.trained.label for score in scores][2] == "student (generalized_jsd)"
+
+
 def test_distillation_keeps_teacher_and_baseline(train_short, tmp_path):
     teacher = ["experiment=distill_language_model", "teacher.width=24", "teacher.depth=1", "seed=3"]
     first = train_short(*teacher, name="first")
