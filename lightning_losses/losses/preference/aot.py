@@ -46,8 +46,8 @@ class AOT(DirectPreferenceLoss):
     """
 
     batch_coupled = True
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     paired: bool = True
     label_smoothing: Annotated[float, Bound(least=0, below=0.5)] = 0.0

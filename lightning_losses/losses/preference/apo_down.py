@@ -36,8 +36,8 @@ class APODown(DirectPreferenceLoss):
         1.0
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     def pairs(self, given: PreferencePairs) -> Float[Tensor, " pairs"]:
         """The value of each pair."""

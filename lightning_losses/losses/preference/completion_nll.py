@@ -40,8 +40,8 @@ class CompletionNLL(Loss):
         3.0
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     reduction: Reduction = field(default="mean", kw_only=True)
 

@@ -45,8 +45,8 @@ class CPO(ReferenceFreePreferenceLoss):
         2.1931
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     beta: Positive = 0.1
     label_smoothing: Annotated[float, Bound(least=0, below=0.5)] = 0.0

@@ -41,8 +41,8 @@ class DiscoPOP(DirectPreferenceLoss):
         0.8466
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     temperature: Annotated[float, Bound(above=0, most=1)] = 0.05
 

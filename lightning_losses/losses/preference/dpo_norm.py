@@ -37,8 +37,8 @@ class DPONorm(DirectPreferenceLoss):
         0.6931
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     def pairs(self, given: PreferencePairs) -> Float[Tensor, " pairs"]:
         """The value of each pair."""

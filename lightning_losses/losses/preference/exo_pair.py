@@ -42,8 +42,8 @@ class EXOPair(DirectPreferenceLoss):
         0.5108
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     label_smoothing: Annotated[float, Bound(above=0, below=0.5)] = 1e-3
 

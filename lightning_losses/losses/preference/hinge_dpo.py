@@ -37,8 +37,8 @@ class HingeDPO(DirectPreferenceLoss):
         (0.6000000238418579, 1.399999976158142)
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     def pairs(self, given: PreferencePairs) -> Float[Tensor, " pairs"]:
         """The value of each pair."""

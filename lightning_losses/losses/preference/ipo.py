@@ -40,8 +40,8 @@ class IPO(DirectPreferenceLoss):
         1.0
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     over: Literal["mean", "sum"] = "mean"
 

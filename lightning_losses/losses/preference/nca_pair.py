@@ -37,8 +37,8 @@ class NCAPair(DirectPreferenceLoss):
         1.3863
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     def pairs(self, given: PreferencePairs) -> Float[Tensor, " pairs"]:
         """The value of each pair."""

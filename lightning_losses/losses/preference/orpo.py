@@ -40,8 +40,8 @@ class ORPO(ReferenceFreePreferenceLoss):
         1.5693
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     beta: Positive = 0.1
     nll_weight: Weight = 1.0

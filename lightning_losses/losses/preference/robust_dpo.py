@@ -42,8 +42,8 @@ class RobustDPO(DirectPreferenceLoss):
         0.6931
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     label_smoothing: Annotated[float, Bound(least=0, below=0.5)] = 0.1
 

@@ -47,8 +47,8 @@ class SimPO(ReferenceFreePreferenceLoss):
         0.9741
     """
 
-    status = "confirmed"
-    evidence = "huggingface/trl"
+    status = "paper"
+    evidence = "values and gradients of huggingface/trl, not the authors' code"
 
     beta: Positive = 2.0
     gamma: NonNegative = 0.5
