@@ -8,6 +8,7 @@ import torch
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.kinds import code_policies
 from lightning_losses.experiments.kinds.code_policies import POLICY_METRICS
+from lightning_losses.experiments.launch import experiment_of
 from tests.recipes.conftest import composed, rehearse, train
 
 SHORT = [
@@ -26,7 +27,7 @@ def even(tokens, mask):
 @pytest.mark.parametrize("experiment", METHODS)
 def test_each_method_tunes_the_same_base(experiment, tmp_path, cache, monkeypatch):
     monkeypatch.setattr(code_policies, "parsed", even)
-    further = [f"tuning.methods.{name}.epochs=1" for name in METHODS[experiment]]
+    further = ["tuning.training.epochs=1"]
     values = train(composed(f"experiment={experiment}", *SHORT, *further, f"cache={cache}"), tmp_path)
     assert list(values) == ["base", *METHODS[experiment]]
     assert all(len(numbers[metric]) == 1 for numbers in values.values() for metric in POLICY_METRICS)
@@ -59,6 +60,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told)
     with pytest.raises(ConfigError) as caught:
         rehearse(composed("experiment=preference", *SHORT, override))
     assert str(caught.value).startswith(told)
+
+
+def test_another_objective_is_one_more_method():
+    methods = {"preference": "ipo", "policy_gradient": "cispo"}
+    for experiment, objective in methods.items():
+        kind = experiment_of(composed(f"experiment={experiment}", f"objective={objective}", *SHORT))
+        assert list(kind.methods()) == [*METHODS[experiment], objective]
+        assert kind.methods()[objective].lr == kind.config.tuning.training.lr
 
 
 def test_pairs_are_of_one_prompt():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from jaxtyping import Bool, Float, Int
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -132,9 +132,18 @@ class CodePolicies(Experiment):
         module = self.config.language_models.student
         return [training_of_seed(self.config, BASE, module, seed, shows_inputs=False) for seed in tuning.seeds]
 
+    def methods(self) -> dict[str, DictConfig]:
+        """How each method trains, with its objective: those of the settings, and the configuration's own objective."""
+        plain: Any = OmegaConf.to_container(self.config.tuning, resolve=True)
+        own: Any = OmegaConf.to_container(self.config.objective, resolve=True)
+        methods = {name: {**plain["training"], **node} for name, node in plain["methods"].items()}
+        if all(method["objective"] != own for method in methods.values()):
+            methods[" + ".join(own["terms"])] = {**plain["training"], "objective": own}
+        return {name: OmegaConf.create(method) for name, method in methods.items()}
+
     def claims(self) -> tuple[list[Claim], dict[str, float]]:
         """What is claimed of the methods, and which differences would matter."""
-        return claims_of(self.config.tuning, [BASE, *self.config.tuning.methods], POLICY_METRICS)
+        return claims_of(self.config.tuning, [BASE, *self.methods()], POLICY_METRICS)
 
     @abstractmethod
     def tune(self, base: nn.Module, method: str, prompts: Sequence[Prompts], seed: int, **trainer: Any) -> nn.Module:
@@ -142,7 +151,7 @@ class CodePolicies(Experiment):
 
         Args:
             base: the trained language model.
-            method: of ``config.tuning.methods``.
+            method: of `methods`.
             prompts: of training and of validation.
             seed: of what is drawn, and of the order.
             **trainer: further arguments of the Trainer.
@@ -158,13 +167,13 @@ class CodePolicies(Experiment):
         few = [Prompts(each.tokens[:8], each.lengths[:8]) for each in prompts[:2]]
         with quiet():
             network = first.build().get_submodule("network")
-            for method in self.config.tuning.methods:
+            for method in self.methods():
                 self.tune(network, method, few, seed=0, fast_dev_run=1)
 
     def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
         """Train, tune, measure and report; the numbers by method, one a seed. None in further processes."""
         started, console = time.perf_counter(), Console(soft_wrap=True, highlight=False)
-        methods = [BASE, *self.config.tuning.methods]
+        methods = [BASE, *self.methods()]
         values: dict[str, dict[str, list[float]]] = {name: {m: [] for m in POLICY_METRICS} for name in methods}
         seconds: dict[str, list[float]] = {name: [] for name in methods}
         for training in self.bases():
@@ -233,7 +242,7 @@ class CodePolicies(Experiment):
 
     def fit(self, module: L.LightningModule, data: Dataset[Any], method: str, seed: int, **trainer: Any) -> nn.Module:
         """The network of a module, trained on batches of data."""
-        settings = self.config.tuning.methods[method]
+        settings = self.methods()[method]
         loader = DataLoader(
             data, settings.batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed), drop_last=False
         )
@@ -323,7 +332,7 @@ class PreferenceTuning(CodePolicies):
 
     def tune(self, base: nn.Module, method: str, prompts: Sequence[Prompts], seed: int, **trainer: Any) -> nn.Module:
         """A method trained on the base's own pairs."""
-        module = self.made(self.config.tuning.methods[method], PreferenceLearner, base)
+        module = self.made(self.methods()[method], PreferenceLearner, base)
         return self.fit(module, self._pairs(base, prompts[0], seed, rehearses=bool(trainer)), method, seed, **trainer)
 
     def _pairs(self, base: nn.Module, prompts: Prompts, seed: int, rehearses: bool) -> Pairs:
@@ -362,7 +371,7 @@ class PolicyTuning(CodePolicies):
 
     def tune(self, base: nn.Module, method: str, prompts: Sequence[Prompts], seed: int, **trainer: Any) -> nn.Module:
         """A method trained on its own completions."""
-        tuning, settings = self.config.tuning, self.config.tuning.methods[method]
+        tuning, settings = self.config.tuning, self.methods()[method]
         module = self.made(
             settings,
             PolicyGradientLearner,
@@ -371,9 +380,9 @@ class PolicyTuning(CodePolicies):
             group_size=tuning.samples,
             max_new_tokens=tuning.max_new_tokens,
             stop_token=NEWLINE,
-            updates=settings.get("updates", 1),
-            kl_weight=settings.get("kl_weight", 0.0),
-            advantage=partial(_advantage(settings.get("advantage", "group")), group_size=tuning.samples),
+            updates=settings.updates,
+            kl_weight=settings.kl_weight,
+            advantage=partial(_advantage(settings.advantage), group_size=tuning.samples),
             sampling_seed=seed,
         )
         return self.fit(module, PromptSplit(prompts[0]), method, seed, **trainer)
