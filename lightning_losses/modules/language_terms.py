@@ -34,6 +34,10 @@ class LanguageTerms(LanguageHeadMixin, NoisyPassesMixin):
     `LanguageModel` has the rest of the step.
     """
 
+    ignore_index: int
+    # How the module splits a batch.
+    _given: Any
+
     def further_tensors(self, term: Term) -> tuple[str, ...]:
         """The names of what a term's loss may take beside logits and target."""
         return next((names for kind, names in FURTHER_TENSORS.items() if isinstance(term.loss, kind)), ())
@@ -75,8 +79,8 @@ class LanguageTerms(LanguageHeadMixin, NoisyPassesMixin):
             return linear_emo(loss, **head, **options, reduction="mean")
         if isinstance(loss, NoiseFiT):
             fused = {name: options[name] for name in ("ignore_index", "normalizer", "softcap")}
-            noisy = {name: self._noisy_hidden(batch) for name in ("noisy_hidden", "noisy_hidden_b")}
-            return linear_noisefit(loss, **head, **noisy, **fused, reduction="mean")
+            noisy, noisy_b = (self._noisy_hidden(batch) for _ in range(2))
+            return linear_noisefit(loss, **head, noisy_hidden=noisy, noisy_hidden_b=noisy_b, **fused, reduction="mean")
         if isinstance(loss, AttentionEntropyRegularizer):
             # Of every token that counts, whatever their number in a row.
             kept, of_row = head["target"] != options["ignore_index"], copy.copy(loss)

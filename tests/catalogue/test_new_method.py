@@ -163,9 +163,9 @@ def test_a_bad_identifier_is_refused(name):
         (
             "foo",
             "foo_kd",
-            "new: the family 'foo' came; choose one of classification, confidence, .*, distillation/logits",
+            "new: the family 'foo' came; choose one of alignment, classification, .*, distillation/logits",
         ),
-        ("distillation", "foo_kd", "new: the family 'distillation' came; choose one of classification, confidence,"),
+        ("distillation", "foo_kd", "new: the family 'distillation' came; choose one of alignment, classification,"),
     ],
 )
 def test_what_is_taken_or_unknown_is_refused(family, name, message):
