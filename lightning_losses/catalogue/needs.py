@@ -120,6 +120,14 @@ NEEDS = (
         ("label noise", "noise", "wrong labels", "mislabelled", "robust"),
         (
             Answer(
+                "gce",
+                "cross-entropy whose pull at unlikely labels is bounded; tune its exponent",
+                "lightning-losses train objective=gce experiment=classify data=mnist5k data.label_noise=0.3",
+                "+23.22 ± 3.18 points of accuracy over cross-entropy with 40 % of the labels wrong (MNIST-1D), "
+                "-0.01 ± 0.63 with none",
+                "results/noise.md",
+            ),
+            Answer(
                 "self_distill_gt",
                 "learns from the labels and from a larger network that was trained on the same labels",
                 "lightning-losses train experiment=distill objective=self_distill_gt data=mnist5k data.label_noise=0.3",
@@ -142,14 +150,11 @@ NEEDS = (
                 "noisy_labels.md",
             ),
             Answer(
-                "gce",
-                "cross-entropy whose pull at unlikely labels is bounded; tune its exponent",
-                "lightning-losses train objective=gce experiment=classify data=mnist5k data.label_noise=0.3",
-            ),
-            Answer(
                 "nce_rce",
                 "two losses that symmetric noise does not bias",
                 "lightning-losses train objective=nce_rce experiment=classify data=mnist5k data.label_noise=0.3",
+                "+11.52 ± 1.67 points of accuracy over cross-entropy with 40 % of the labels wrong (MNIST-1D)",
+                "results/noise.md",
             ),
             Answer(
                 "elr",

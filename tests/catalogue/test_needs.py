@@ -74,4 +74,4 @@ def test_choose_asks_in_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: "3")
     cli.main()
-    assert "My labels are noisy\n\nself_distill_gt: " in capsys.readouterr().out
+    assert "My labels are noisy\n\ngce: " in capsys.readouterr().out

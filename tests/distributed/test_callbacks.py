@@ -30,6 +30,7 @@ from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocC
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
 from lightning_losses.callbacks.companions.class_counts import ClassCounts
 from lightning_losses.callbacks.monitors.alignment_uniformity import AlignmentUniformity
+from lightning_losses.callbacks.monitors.attention_entropy import AttentionEntropy
 from lightning_losses.callbacks.monitors.attention_logits import AttentionLogits
 from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation
 from lightning_losses.callbacks.monitors.diffusion_spectral_entropy import DiffusionSpectralEntropy
@@ -60,6 +61,7 @@ from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
 from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients
 from lightning_losses.metrics.base import MeanMetric, PredictionMetric
 from lightning_losses.metrics.brier_score import BrierDecomposition
+from lightning_losses.metrics.membership_inference import MembershipInference
 from lightning_losses.metrics.prediction_sets import PredictionSetMetrics
 from lightning_losses.metrics.ranked_labels import PrecisionAtK
 from lightning_losses.metrics.subgroup_accuracy import SubgroupAccuracy
@@ -76,6 +78,7 @@ TASKS = [(torch.randn(9, 5, generator=torch.Generator().manual_seed(t)), torch.a
 # How each monitor is made for the network below.
 MONITORS = {
     AlignmentUniformity: lambda: AlignmentUniformity(every_n_steps=2),
+    AttentionEntropy: lambda: AttentionEntropy(**PROBE),
     AttentionLogits: lambda: AttentionLogits(**PROBE),
     CalibrationMonitor: CalibrationMonitor,
     ContinualEvaluation: lambda: ContinualEvaluation(TASKS, lambda trainer: 0, every_n_steps=2),
@@ -398,9 +401,9 @@ def test_a_decomposition_on_two_processes_is_that_of_one(tmp_path):
 
 
 def test_every_metric_is_tried_on_two_processes():
-    """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; the others: above."""
+    """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; the others: above, or by themselves."""
     tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition, SubgroupAccuracy}
-    tried |= {PredictionSetMetrics, PrecisionAtK}
+    tried |= {PredictionSetMetrics, PrecisionAtK, MembershipInference}
     found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric, MeanMetric}
     missing = {kind.__name__ for kind in found - tried}
     assert not missing, f"add {missing} to METRICS in tests/metrics/test_every_metric.py, with its function"

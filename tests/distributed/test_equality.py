@@ -137,6 +137,7 @@ class Outputs(nn.Module):
         # What must be probabilities is, and what must be above 0, or 1.
         ranges = {
             "mixup_target": lambda value: value.softmax(dim=-1),
+            "attentions": lambda value: value.softmax(dim=-1),
             "ratio": torch.sigmoid,
             "variance": torch.exp,
             "standard_deviation": torch.exp,
