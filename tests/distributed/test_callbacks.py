@@ -401,7 +401,7 @@ def test_a_decomposition_on_two_processes_is_that_of_one(tmp_path):
 
 
 def test_every_metric_is_tried_on_two_processes():
-    """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; the others: above, or by themselves."""
+    """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; the others: above, or apart."""
     tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition, SubgroupAccuracy}
     tried |= {PredictionSetMetrics, PrecisionAtK, MembershipInference}
     found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric, MeanMetric}
