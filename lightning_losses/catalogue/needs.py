@@ -611,7 +611,7 @@ def choose(word: str) -> Need:
 
     Example:
         >>> choose("noisy labels").answers[0].method
-        'self_distill_gt'
+        'gce'
         >>> choose("KD").id
         'teacher'
     """

@@ -62,7 +62,8 @@ def token_record(
     """The record of a text's tokens under the head ``hidden @ weight.T + bias``, whose logits are never held whole.
 
     Log-probabilities and entropies go through `linear_cross_entropy`. The constant statistics cost a further product
-    where a gradient is wanted; where none is, everything comes from one product.
+    where a gradient is wanted; where none is, everything comes from one product. They are of scores in the head's
+    dtype: in bfloat16 those round at the third digit, and log-probabilities that come with them do too.
 
     Args:
         hidden: [..., T, D] hidden states.
@@ -124,7 +125,7 @@ def token_record(
     if any(constant.values()):
         terms = Terms(len(weight), softcap=softcap, temperature=temperature)
         further = _statistics(hidden, weight, target, bias, kept, terms, constant, chunk)
-    return TokenRecord(-loss, kept, entropy, **further)
+    return TokenRecord((-loss).masked_fill(~kept, 0.0), kept, entropy, **further)
 
 
 @torch.no_grad()

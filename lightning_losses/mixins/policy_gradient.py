@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lightning_losses.mixins.token_records import TokenRecordsMixin
 from lightning_losses.numerics.group_advantage import group_advantage
 from lightning_losses.numerics.token_sequences import token_sum
-from lightning_losses.objective import Term
 from lightning_losses.parallel.processes import group_rank, rows_of_all
 from lightning_losses.teachers import CachedLogits
 from lightning_losses.teachers.reference_records import Wanted
@@ -110,14 +109,6 @@ class PolicyGradientMixin(TokenRecordsMixin):
         """The value head, if there is one."""
         critic: nn.Module | None = getattr(self, "value_head", None)
         return critic
-
-    def takes(self, name: str) -> bool:
-        """Whether a term needs a tensor: by name, or by a setting of its loss that asks for an optional one."""
-        terms = [term for term in getattr(self.objective, "terms", {}).values() if isinstance(term, Term)]
-        return any(
-            term.needs.get(name) or (name in term.needs and name in getattr(term.loss, "needed", dict)())
-            for term in terms
-        )
 
     @torch.no_grad()
     def advantages_of(self, rewards: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

@@ -116,14 +116,28 @@ class PreferenceMixin(TokenRecordsMixin):
             given, desirable = self.split_batch(batch["completion"]), batch["desirable"]
         record = self.token_record(given)
         tensors = {"logps": record.logps, "completion_mask": record.kept, "desirable": desirable}
+        cached = isinstance(self.teacher, CachedLogits)
         if self.objective.needs("ref_logps"):
-            tensors["ref_logps"] = batch["ref_logps"] if "ref_logps" in batch else self.reference_record(given).logps
-        if self.objective.needs("mismatched_logps"):
+            if "ref_logps" in batch:
+                tensors["ref_logps"] = batch["ref_logps"]
+            elif cached:
+                width = given.target.shape[1]
+                widths = [self.split_batch(batch[side]).target.shape[1] for side in _PAIR] if paired else [width]
+                parts = self.cached_reference(batch, widths)
+                tensors["ref_logps"] = torch.cat([widen(part, width, 0) for part in parts])
+            else:
+                tensors["ref_logps"] = self.reference_record(given).logps
+        if self.takes("mismatched_logps"):
             moved = mismatched(given, self.ignore_index)
             with torch.no_grad():
                 own = self.token_record(moved)
             tensors |= {"mismatched_logps": own.logps, "mismatched_mask": own.kept}
-            if self.objective.needs("ref_mismatched_logps"):
+            if self.takes("ref_mismatched_logps"):
+                if cached:
+                    raise ValueError(
+                        f"{type(self).__name__}: a loss takes the reference's log-probabilities of mismatched prompts, "
+                        "which no cache holds; give a live reference, or KTO(form='apo_zero_unpaired')."
+                    )
                 tensors["ref_mismatched_logps"] = self.reference_record(moved).logps
         return tensors
 
@@ -155,7 +169,8 @@ def _by_side(name: str, values: Tensor, widths: list[int]) -> dict[str, Tensor]:
 def mismatched(given: LanguageBatch, ignore_index: int = -100) -> LanguageBatch:
     """Each prompt with the completion of the sample before it; of the last process's last sample for the first.
 
-    A row's prompt is what comes before its first target, and its completion the targets from there on.
+    A row's prompt is what comes before its first target, and its completion the targets from there on. A sample without
+    another one has no mismatched completion, and no target.
 
     Args:
         given: tokens, or `input_ids` with an `attention_mask`, padded at the end.
@@ -187,6 +202,8 @@ def mismatched(given: LanguageBatch, ignore_index: int = -100) -> LanguageBatch:
     behind = torch.arange(width, device=begin.device) - begin
     source = begin_before + behind
     comes = (behind >= 0) & (source < width)
+    if len(given.target) == 1 and world_size() == 1:
+        comes = torch.zeros_like(comes)
     moved = {name: rows.gather(1, source.clamp(0, width - 1)) for name, rows in before.items()}
     target = torch.where(comes, moved["target"], ignore_index)
     # The place that predicts the completion's first token holds the prompt's last.

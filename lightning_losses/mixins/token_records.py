@@ -15,6 +15,7 @@ from lightning_losses.kernels.token_record import TokenRecord, token_record
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.networks.head_input import check_documents_apart
+from lightning_losses.objective import Term
 from lightning_losses.parallel.processes import sizes_of_all, world_size
 from lightning_losses.teachers import CachedLogits
 from lightning_losses.teachers.reference_records import Wanted, network_record, widen
@@ -126,6 +127,14 @@ class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
                 f"{sum(widths)}; pad every sample of the data set to the same number, and make the cache of it."
             )
         return list(torch.split(logps, list(widths), dim=1))
+
+    def takes(self, name: str) -> bool:
+        """Whether a term needs a tensor: by name, or by a setting of its loss that asks for an optional one."""
+        terms = [term for term in getattr(self.objective, "terms", {}).values() if isinstance(term, Term)]
+        return any(
+            term.needs.get(name) or (name in term.needs and name in getattr(term.loss, "needed", dict)())
+            for term in terms
+        )
 
     def log_beside(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Log means over so many samples beside the objective, as ``<stage>/<name>``; nothing without a trainer."""

@@ -132,7 +132,7 @@ class UnlearningMixin(TokenRecordsMixin):
         """The log-probabilities that a cache holds, of the parts that a term takes them of."""
         parts = [
             part
-            for part in ("refusal", "forget")
+            for part in ("forget", "refusal")
             if self.objective.needs(f"ref_{part}_logps") and f"ref_{part}_logps" not in tensors
         ]
         if not parts or not isinstance(self.teacher, CachedLogits):

@@ -1,5 +1,6 @@
 """A ready LightningModule that trains a language model by rewards of the completions that it samples."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.decoding.generate import generate
+from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.mixins.policy_gradient import PolicyGradientMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, parameters_to_train, with_scheduler
@@ -16,7 +18,7 @@ from lightning_losses.networks.weights import copy_weights
 from lightning_losses.numerics.checks import check_choice, check_count, check_number
 from lightning_losses.numerics.gae import gae, kl_shaped_reward
 from lightning_losses.objective import Objective
-from lightning_losses.parallel.processes import group_rank
+from lightning_losses.parallel.processes import group_rank, world_size
 
 Reward = Callable[[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]], Float[Tensor, " batch"]]
 """Of tokens and the mask of what was sampled, the reward of each row; NaN where it can't be told."""
@@ -25,10 +27,12 @@ Reward = Callable[[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]], Float
 class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
     """Samples completions of each batch's prompts, rewards them, and trains on them with any policy-gradient objective.
 
-    Batches are mappings of `prompts`, [B, P] int64, and, where they differ, `prompt_lengths`, [B]. Each step samples
-    `group_size` completions of each prompt, or takes those of the step before, until they were used `updates` times.
-    Samples are drawn with `sampling_seed`, the step and the process, so that a resumed run draws the same. Validation
-    samples one completion of each prompt and logs ``val/reward``.
+    Batches are mappings of `prompts`, [B, P] int64, and, where they differ, `prompt_lengths`, [B]. Each optimizer step
+    samples `group_size` completions of each prompt, or takes those of the step before, until they were used `updates`
+    times; batches that come meanwhile are passed over. Samples are drawn with `sampling_seed`, the number of batches
+    sampled before, and the process, so that a resumed run draws the same; what was still to be used is in the
+    checkpoint, but for several processes, which draw anew. Validation samples one completion of each prompt and logs
+    ``val/reward``. A completion whose reward is NaN is left out.
 
     An objective that takes `values`, such as PPO's, gets a critic: a linear layer of the hidden states. Its advantages
     and `returns` are those of `gae`, of rewards at the last token less `kl_weight` times the KL to the reference at
@@ -109,20 +113,26 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
             self.value_head = nn.Linear(self.head_parameters(torch.float32)[0].shape[1], 1)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-        # What is trained on, and how often it still is.
-        self._samples: dict[str, Tensor] = {}
-        self._left = 0
+        # What an optimizer step trains on, batch by batch; how many batches were trained on since it was sampled; and
+        # how many were ever sampled.
+        self._samples: list[dict[str, Tensor]] = []
+        self._used, self._drawn = 0, 0
         if start_from_reference and teacher is not None:
             copy_weights(owner, teacher, network)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Any]:
         """Sample if it is time, and the objective of the samples."""
-        if self._left == 0:
-            drawn = self.sample(batch, self.group_size, self.global_step)
-            self._samples = drawn | self.judged(drawn)
-            self._left = self.updates
-        self._left -= 1
-        return self.policy_step(self._samples)
+        trainer = attached_trainer(self)
+        batches = 1 if trainer is None else trainer.accumulate_grad_batches
+        if self._used == batches * self.updates:
+            self._samples, self._used = [], 0
+        if self._used < batches:
+            drawn = self.sample(batch, self.group_size, self._drawn)
+            self._samples.append(drawn | self.judged(drawn))
+            self._drawn += 1
+        samples = self._samples[self._used % len(self._samples)]
+        self._used += 1
+        return self.policy_step({name: value.to(self.device) for name, value in samples.items()})
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Any]:
         """The reward of one completion of each prompt."""
@@ -139,7 +149,7 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
         Args:
             batch: `prompts`, and `prompt_lengths` where they differ.
             group_size: completions of each prompt, one after the other.
-            step: with `sampling_seed` and the process it decides what is drawn.
+            step: with `sampling_seed` and the process it decides what is drawn; validation counts from -1 down.
 
         Raises:
             ValueError: a batch without prompts, or rewards of another shape.
@@ -150,8 +160,9 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
             raise ValueError(f"{owner}: {came} came as a batch; give a mapping with 'prompts', [B, P] int64.")
         prompts = batch["prompts"].repeat_interleave(group_size, dim=0)
         lengths = batch.get("prompt_lengths")
-        # Far apart, so that no two steps or processes share a stream.
-        seed = (self.sampling_seed * 1_000_003 + step) * 4_099 + group_rank()
+        # A hash, so that no two steps or processes share a stream.
+        text = f"{self.sampling_seed} {step} {group_rank()}"
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
         drawn = generate(
             self.network,
             prompts,
@@ -176,25 +187,34 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
     @torch.no_grad()
     def judged(self, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the reference and a critic say of samples before the update: their log-probabilities, advantages, ..."""
-        kept = samples["target"] != self.ignore_index
-        given = self.split_batch({name: samples[name] for name in ("inputs", "target")})
-        further: dict[str, Tensor] = {}
+        rewards, target = samples["rewards"], samples["target"]
+        if rewards.ndim > 1 and (self.kl_weight > 0 or self.critic is not None):
+            raise ValueError(
+                f"{type(self).__name__}: rewards of shape {list(rewards.shape)} came with a KL in the reward or a "
+                "critic; give one reward for each completion, the sum of several functions' for example."
+            )
+        # Without a reward there is nothing to learn from a completion.
+        unknown = rewards.isnan() if rewards.ndim == 1 else rewards.isnan().all(dim=1)
+        target = target.masked_fill(unknown.unsqueeze(1), self.ignore_index)
+        kept = target != self.ignore_index
+        given = self.split_batch({"inputs": samples["inputs"], "target": target})
+        further: dict[str, Tensor] = {"target": target}
         kl = torch.zeros_like(samples["old_logps"])
         if self.teacher is not None and (self.kl_weight > 0 or self.takes("ref_logps")):
             further["ref_logps"] = self.reference_record(given).logps
             kl = (samples["old_logps"] - further["ref_logps"]).masked_fill(~kept, 0.0)
         if (critic := self.critic) is None:
             if self.kl_weight > 0:
-                further["advantages"] = self.advantages_of(samples["rewards"] - self.kl_weight * kl.sum(dim=1))
+                further["advantages"] = self.advantages_of(rewards - self.kl_weight * kl.sum(dim=1))
             return further
         hidden = self.hidden_states(given.inputs, **given.further)
         values = critic(hidden).squeeze(-1).masked_fill(~kept, 0.0)
-        shaped = kl_shaped_reward(samples["rewards"], kl, kept, kl_coef=self.kl_weight)
+        shaped = kl_shaped_reward(rewards.nan_to_num(), kl, kept, kl_coef=self.kl_weight)
         advantages, returns = gae(shaped, values, kept)
         return further | {"advantages": advantages, "returns": returns, "old_values": values}
 
     def _evaluate(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Any]:
-        samples = self.sample(batch, 1, batch_idx)
+        samples = self.sample(batch, 1, -1 - batch_idx)
         rewards = samples["rewards"]
         self.log_beside({"reward": rewards.nanmean()}, len(rewards))
         return {"rewards": rewards}
@@ -202,13 +222,14 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the samples that are still to be trained on."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["policy_gradient_samples"] = {"samples": self._samples if self._left else {}, "left": self._left}
+        checkpoint["policy_gradient_samples"] = {"samples": self._samples, "used": self._used, "drawn": self._drawn}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the samples of the interrupted run."""
+        """Go on with the samples of the interrupted run; only the first process's are in its checkpoint."""
         super().on_load_checkpoint(checkpoint)
-        kept = checkpoint.get("policy_gradient_samples", {"samples": {}, "left": 0})
-        self._samples, self._left = dict(kept["samples"]), int(kept["left"])
+        kept = checkpoint.get("policy_gradient_samples", {"samples": [], "used": 0, "drawn": 0})
+        self._drawn = int(kept["drawn"])
+        self._samples, self._used = ([], 0) if world_size() > 1 else (list(kept["samples"]), int(kept["used"]))
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the policy and its critic."""

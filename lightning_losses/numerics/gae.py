@@ -95,7 +95,8 @@ def kl_shaped_reward(
         completion_mask: [B, T] other than 0 for a token that counts; None: all. A completion without any has no score.
         kl_coef: weight of the KL, at least 0.
         score_clip: scores are held within these two numbers.
-        place: the score stands at the "last" token (OpenRLHF), or one "after" it where the batch is wide enough (TRL).
+        place: the score stands at the "last" token (OpenRLHF), or one "after" it where the batch is wide enough (TRL);
+            what reads it then, such as `gae`, needs a mask that is one token longer.
 
     Returns:
         [B, T] rewards, without gradient, 0 where a token doesn't count, but for a score "after" the last.

@@ -106,5 +106,6 @@ def reinforce_pp_baseline_advantage(
             f"reinforce_pp_baseline_advantage: completion_mask of shape {list(completion_mask.shape)} came with "
             f"{len(centred)} rewards; give [batch, tokens]."
         )
-    kept = completion_mask != 0
+    # A completion that can't be scored is in no statistic.
+    kept = (completion_mask != 0) & ~rewards.isnan().unsqueeze(1)
     return whiten(centred.unsqueeze(1).expand(kept.shape), kept, eps=eps).masked_fill(~kept, 0.0)

@@ -7,11 +7,13 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_floating, check_tensor
-from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.probabilities import finite_logarithms, full_precision
 
 
 class Completions(NamedTuple):
     """Checked log-probabilities of the tokens of completions in full precision, 0 where a token does not count.
+
+    One of -inf is -100, a constant.
 
     Attributes:
         logps: [B, T] log-probabilities of the tokens.
@@ -72,8 +74,8 @@ def completions(
                 f"{loss}: {name} of shape {list(logps.shape)} came with the reference's of shape "
                 f"{list(reference.shape)}; give both of the same tokens."
             )
-        reference = full_precision(reference.detach()).masked_fill(~kept, 0.0)
-    return Completions(full_precision(logps).masked_fill(~kept, 0.0), kept, reference)
+        reference = finite_logarithms(full_precision(reference.detach()).masked_fill(~kept, 0.0))
+    return Completions(finite_logarithms(full_precision(logps).masked_fill(~kept, 0.0)), kept, reference)
 
 
 def token_mask(

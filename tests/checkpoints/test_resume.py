@@ -29,8 +29,10 @@ from tests.callbacks.training import PerProcess, Tiny, batches, trainer
 
 # Those that need another module, and the file of the test that resumes it.
 ELSEWHERE = {
+    "AdaptiveNoise": "tests/callbacks/interventions/test_adaptive_noise.py",
     "ClassCentroids": "tests/recipes/test_kill.py",
     "ClassCounts": "tests/callbacks/companions/test_class_counts.py",
+    "DynamicEMA": "tests/callbacks/interventions/test_dynamic_ema.py",
     "DomainWeights": "tests/callbacks/companions/test_domain_weights.py",
     "History": "tests/recipes/test_resume.py",
     "LastCheckpoint": "tests/checkpoints/test_last_checkpoint.py",

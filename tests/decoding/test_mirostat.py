@@ -59,7 +59,7 @@ def test_the_mean_surprise_goes_to_the_target(kind, target):
     surprise = -drawn.logps[:, 1:] / math.log(2)
     assert surprise[:, 50:].mean().item() == pytest.approx(target, abs=0.1)
     # What it says of itself is what was drawn, but for the last token.
-    torch.testing.assert_close(torch.stack(mirostat.surprises, 1).float(), surprise[:, :-1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(mirostat.surprises, 1).to(surprise), surprise[:, :-1], atol=1e-4, rtol=1e-4)
     free = generate(source, torch.zeros(16, 1, dtype=torch.long), 300, generator=torch.Generator().manual_seed(0))
     assert abs(-free.logps[:, 1:].mean().item() / math.log(2) - target) > 0.5
 

@@ -142,11 +142,44 @@ class TestSampling:
     def test_completions_are_used_as_often_as_asked(self):
         model = Double(GRPO(), updates=2)
         model.training_step(self.PROMPTS, 0)
-        first = model._samples
+        (first,) = model._samples
         model.training_step(self.PROMPTS, 1)
-        assert model._samples is first
+        assert model._samples[0] is first
         model.training_step(self.PROMPTS, 2)
-        assert model._samples is not first
+        assert model._samples[0] is not first
+
+    def test_accumulated_batches_draw_by_themselves_and_are_used_by_the_step(self, tmp_path):
+        seen = []
+
+        class Seeing(Double):
+            def policy_step(self, batch):
+                seen.append((self.global_step, batch["inputs"].clone()))
+                return super().policy_step(batch)
+
+        loader = torch.utils.data.DataLoader([self.PROMPTS] * 8, batch_size=None)
+        L.Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path, num_sanity_val_steps=0, limit_val_batches=1,
+            accumulate_grad_batches=2,
+        ).fit(Seeing(GRPO(), updates=2), loader, loader)  # fmt: skip
+        assert [step for step, _ in seen] == [0, 0, 1, 1, 2, 2, 3, 3]
+        drawn = [tokens.tolist() for _, tokens in seen]
+        assert drawn[0] != drawn[1] and drawn[:2] == drawn[2:4] and drawn[4:6] == drawn[6:8]
+        assert drawn[4] not in drawn[:4] and drawn[4] != drawn[5]
+
+    @pytest.mark.parametrize("critic", [False, True])
+    def test_a_completion_without_a_reward_is_left_out(self, critic):
+        objective = Objective({"ppo": PPOClip(), "value": PPOValueLoss()}) if critic else GRPO()
+        model = Double(objective)
+        model.reward = lambda tokens, mask: torch.tensor([1.0, torch.nan, 0.0, 1.0], dtype=torch.float64)
+        step = model.training_step(self.PROMPTS, 0)
+        assert step["loss"].isfinite() and not step["completion_mask"][1].any() and step["completion_mask"][0].any()
+
+    def test_several_rewards_beside_a_kl_are_refused(self):
+        model = Double(GRPO(), reference=network(3), kl_weight=0.1)
+        model.reward = lambda tokens, mask: torch.zeros(4, 2, dtype=torch.float64)
+        with pytest.raises(ValueError, match="give one reward for each completion"):
+            model.training_step(self.PROMPTS, 0)
 
     def test_a_resumed_run_goes_on_with_the_samples_that_are_left(self):
         model = Double(GRPO(), updates=2)
@@ -163,7 +196,7 @@ class TestSampling:
             Double(RLOO(), reference=network(3), advantage=advantage, kl_weight=weight) for weight in (0.0, 0.5)
         )
         drawn = plain.sample(self.PROMPTS, 2, step=0)
-        assert plain.judged(drawn) == {}
+        assert plain.judged(drawn).keys() == {"target"}
         judged = shaped.judged(drawn)
         kl = (drawn["old_logps"] - judged["ref_logps"]).masked_fill(drawn["target"] == -100, 0.0).sum(dim=1)
         torch.testing.assert_close(judged["advantages"], advantage(drawn["rewards"] - 0.5 * kl))
@@ -171,10 +204,11 @@ class TestSampling:
     def test_a_critic_learns_the_returns(self):
         objective = Objective({"ppo": PPOClip(), "value": Term(PPOValueLoss(), weight=0.1)})
         model = Double(objective)
+        model.reward = lambda tokens, mask: 1 + threes(tokens, mask)
         step = model.training_step(self.PROMPTS, 0)
         step["loss"].backward()
         assert model.value_head.weight.grad.abs().sum() > 0
-        samples = model._samples
+        (samples,) = model._samples
         kept = samples["target"] != -100
         # The critic begins at 0, so that a return is the reward discounted by 0.95 a token.
         behind = kept.flip(1).cumsum(dim=1).flip(1) - 1

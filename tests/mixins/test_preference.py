@@ -108,6 +108,17 @@ def test_a_cached_reference_gives_what_the_live_one_gives(tmp_path):
         Double(DPO(), cached).training_step(pairs(rejected=5), 0)
 
 
+def test_a_cache_serves_single_completions_and_refuses_mismatched_ones(tmp_path):
+    batch = pairs()
+    data = [part(batch, row) for row in range(4)]
+    cached = load_cached_teacher(cache_reference(network(1), data, tmp_path))
+    loss = KTO(form="apo_zero_unpaired")
+    live = Double(loss).training_step(batch, 0)["loss"]
+    torch.testing.assert_close(Double(loss, cached).training_step(batch, 0)["loss"], live, rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="which no cache holds; give a live reference"):
+        Double(KTO(), cached).training_step(batch, 0)
+
+
 def test_a_cache_is_made_anew_for_another_reference_and_other_texts(tmp_path):
     data = [part(pairs(), row) for row in range(4)]
     first = cache_reference(network(1), data, tmp_path)
@@ -181,6 +192,10 @@ class TestMismatched:
         moved = mismatched(LanguageBatch({"input_ids": tokens, "attention_mask": mask}, {}, target))
         assert moved.inputs["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
         assert moved.inputs["input_ids"].tolist() == [[1, 2, 9, 9], [3, 7, 0, 0]]
+
+    def test_a_sample_alone_has_none(self):
+        alone = LanguageBatch(torch.tensor([[1, 2, 7]]), {}, torch.tensor([[-100, 7, 8]]))
+        assert (mismatched(alone).target == -100).all()
 
     def test_packed_rows_are_refused(self):
         tokens = torch.ones(2, 3, dtype=torch.long)

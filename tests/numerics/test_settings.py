@@ -89,8 +89,10 @@ def test_settings_are_read_from_annotations():
 
 @pytest.mark.parametrize(("loss", "setting"), BOUNDED)
 def test_the_documentation_names_the_ends_of_a_range(loss, setting):
-    arguments = inspect.getdoc(loss).partition("\nArgs:\n")[2].partition("\n\n")[0]
-    said = re.search(rf"^    {setting.name}: (.*?)(?=^    \w+: |\Z)", arguments, re.MULTILINE | re.DOTALL)[1]
+    # What a loss shares with its kind is told there.
+    arguments = [(inspect.getdoc(kind) or "").partition("\nArgs:\n")[2].partition("\n\n")[0] for kind in loss.__mro__]
+    pattern = re.compile(rf"^    {setting.name}: (.*?)(?=^    \w+: |\Z)", re.MULTILINE | re.DOTALL)
+    said = next(told[1] for each in arguments if (told := pattern.search(each)))
     # Beyond 1e9 no temperature means anything, and no seed is lacking; nobody needs to be told.
     bound = setting.bound
     ends = [end for end in (bound.above, bound.least, bound.most, bound.below) if end is not None and end < 1e9]

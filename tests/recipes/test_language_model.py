@@ -74,7 +74,7 @@ def test_the_student_distils_on_what_it_draws(train_short, tmp_path):
 
 
 def test_distillation_keeps_teacher_and_baseline(train_short, tmp_path):
-    teacher = ["experiment=distill_language_model", "teacher.width=24", "teacher.depth=1", "seed=3"]
+    teacher = ["experiment=distill_language_model", "teacher.width=28", "teacher.depth=1", "seed=3"]
     first = train_short(*teacher, name="first")
     second = train_short(*teacher, "objective=kd", name="second")
     check_report(tmp_path / "first" / "report", first)
@@ -114,7 +114,10 @@ def test_reference_gives_the_same_loss_curve(train_short, tmp_path, overrides):
     ("line", "message"),
     [
         ("impl=chunkd", r"language_models.student.impl='chunkd': give one of auto, reference, .*chunked"),
-        ("model.hidden=3", r"there is no 'hidden' in model; choose one of: context_length, depth, heads"),
+        (
+            "model.hidden=3",
+            r"there is no 'hidden' in model; choose one of: attention, attention_power, context_length, depth",
+        ),
         ("data.blocks=3", r"there is no 'blocks' in data; choose one of: batch, batch_size, block_length, max_bytes"),
         ("impll=auto", r"there is no 'impll' in the configuration; did you mean impl\?"),
         ("objective=nkdd", r"there is no objective 'nkdd'"),

@@ -80,6 +80,12 @@ class AdaptiveNoise(DeclaredCallback):
             )
         module.noise_injection = self._injection({name: parts[name] for name in self.chosen})
 
+    def before_rehearsal(self, module: Any) -> None:
+        """Let a step be rehearsed, before any batch chose layers, with noise in those that were named or come first."""
+        parts = dict(module.named_modules())
+        names = list(self.layers or list(transformer_blocks(self.name, module))[: self.number])
+        module.noise_injection = self._injection({name: parts[name] for name in names if name in parts})
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Forget the layers: another training chooses its own."""
         vars(pl_module).pop("noise_injection", None)

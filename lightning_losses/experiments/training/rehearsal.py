@@ -29,7 +29,8 @@ def rehearse_step(
         batch: the argument of `training_step`.
         trainer: the configuration of the Trainer, which says the device and the precision.
         validation: the argument of `validation_step`, which follows if this is given.
-        callbacks: those with a method `rehearse` are given the module, this batch and what its validation returned.
+        callbacks: those with a method `before_rehearsal` get the module before its first step, those with a method
+            `rehearse` the module, this batch and what its validation returned.
 
     Returns:
         The names that the steps log.
@@ -45,6 +46,9 @@ def rehearse_step(
     def there(given: Mapping[str, Any]) -> Any:
         return precision.convert_input(move_data_to_device(given, device))
 
+    for callback in callbacks:
+        if hasattr(callback, "before_rehearsal"):
+            callback.before_rehearsal(module)
     with _names_logged(module) as names:
         with precision.train_step_context():
             step: Any = module.training_step(there(batch), 0)

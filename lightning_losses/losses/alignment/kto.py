@@ -60,6 +60,11 @@ class KTO(Loss):
     undesirable_weight: Weight = 1.0
     form: Literal["kto", "apo_zero_unpaired"] = "kto"
 
+    def needed(self) -> dict[str, str]:
+        """The optional tensors that the form asks for, each with the setting that does."""
+        names = ("mismatched_logps", "ref_mismatched_logps", "mismatched_mask")
+        return dict.fromkeys(names, "form='kto'") if self.form == "kto" else {}
+
     def forward(
         self,
         logps: Float[Tensor, "batch tokens"],

@@ -27,8 +27,8 @@ class AttentionEntropyRegularizer(Loss):
     `lightning_losses.networks.attention_calls.attention_maps` records the weights; `LanguageModel` does it by itself.
 
     Args:
-        layers: the number of layers, L.
-        heads: the number of heads of each layer, H.
+        layers: the number of layers, L, at least 1.
+        heads: the number of heads of each layer, H, at least 1.
         tolerance: γ, from 0 to 1.
         threshold: what each θ begins as, from 0 to 1.
         log_eps: ε, above 0.

@@ -30,7 +30,8 @@ class CompletionLoss(Loss):
 
     Args:
         aggregation: one of these.
-        max_completion_length: L of "max_length", in tokens; not the width of the batch, which padding changes.
+        max_completion_length: L of "max_length", at least 1, in tokens; not the width of the batch, which padding
+            changes.
         count_empty: whether a completion without a token that counts is one of the B, as TRL has it. verl and OpenRLHF
             leave it out, as is done here with everything that is masked.
     """

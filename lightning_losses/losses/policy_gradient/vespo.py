@@ -24,7 +24,7 @@ class VESPO(PolicyGradientLoss):
         k_positive: k where A is at least 0; at least 0.
         lambda_positive: λ there, at least 0.
         k_negative: k where A < 0.
-        lambda_negative: λ there.
+        lambda_negative: λ there, at least 0.
 
     Shapes:
         logps: [B, T] log-probabilities of the tokens; advantages: [B] or [B, T]; old_logps, completion_mask, ref_logps,
