@@ -18,7 +18,7 @@ from lightning_losses.networks.head_input import check_documents_apart
 from lightning_losses.objective import Term
 from lightning_losses.parallel.processes import sizes_of_all, world_size
 from lightning_losses.teachers import CachedLogits
-from lightning_losses.teachers.reference_records import Wanted, network_record, widen
+from lightning_losses.teachers.reference_records import LOGPS_ALONE, Wanted, network_record, widen
 
 
 class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
@@ -61,7 +61,7 @@ class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
             check_documents_apart(type(self).__name__, network, self.find_head())
         return given
 
-    def token_record(self, batch: Any, wanted: Wanted = Wanted()) -> TokenRecord:  # noqa: B008
+    def token_record(self, batch: Any, wanted: Wanted = LOGPS_ALONE) -> TokenRecord:
         """The record of a batch under the trained network.
 
         Args:
@@ -75,7 +75,7 @@ class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
         self,
         hidden: Float[Tensor, "*tokens width"],
         target: Int[Tensor, "*tokens"],
-        wanted: Wanted = Wanted(),  # noqa: B008
+        wanted: Wanted = LOGPS_ALONE,
     ) -> TokenRecord:
         """The record of tokens whose hidden states, from `hidden_states`, are at hand."""
         weight, bias = self.head_parameters(hidden.dtype)
@@ -83,7 +83,7 @@ class TokenRecordsMixin(DistillationMixin, LanguageHeadMixin):
         return token_record(hidden, weight, target, bias, softcap=softcap, **self._options(), **wanted._asdict())
 
     @torch.no_grad()
-    def reference_record(self, batch: Any, wanted: Wanted = Wanted()) -> TokenRecord:  # noqa: B008
+    def reference_record(self, batch: Any, wanted: Wanted = LOGPS_ALONE) -> TokenRecord:
         """The record of a batch under the reference, without gradient.
 
         Raises:

@@ -8,8 +8,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.data.language_batch import LanguageBatch
-from lightning_losses.environment.lightning_internals import attached_trainer
-from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins.token_records import TokenRecordsMixin
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.teachers import CachedLogits
@@ -87,14 +85,13 @@ class UnlearningMixin(TokenRecordsMixin):
 
     def log_parts(self, tensors: Mapping[str, Any]) -> None:
         """Log the mean negative log-likelihood of each part that ran, over its tokens."""
-        if attached_trainer(self) is None:
-            return
         for part in PARTS[:2]:
-            name = self.log_name(f"{part}_nll")
-            if name is not None and f"{part}_logps" in tensors:
+            if f"{part}_logps" in tensors:
                 kept = tensors[f"{part}_mask"]
-                nll = -tensors[f"{part}_logps"].detach().masked_fill(~kept, 0.0).sum() / kept.sum().clamp(min=1)
-                log_means(self, {name: nll}, kept.sum(), on_step=False, on_epoch=True)
+                tokens = kept.sum()
+                nll = -tensors[f"{part}_logps"].detach().masked_fill(~kept, 0.0).sum() / tokens.clamp(min=1)
+                # Added up on the device: a call of `log` would wait for the number of tokens.
+                self.add_to_means(self.log_name(f"{part}_nll"), {"": nll}, {"": 1.0}, {"": tokens})
 
     def _of_part(self, part: str, given: LanguageBatch, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the objective takes of one part."""

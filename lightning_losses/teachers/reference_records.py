@@ -27,11 +27,14 @@ class Wanted(NamedTuple):
     ranks: bool = False
 
 
+LOGPS_ALONE = Wanted()
+
+
 def network_record(
     owner: str,
     network: nn.Module,
     given: LanguageBatch,
-    wanted: Wanted = Wanted(),  # noqa: B008
+    wanted: Wanted = LOGPS_ALONE,
     **options: Any,
 ) -> TokenRecord:
     """The record of a batch under any network that offers its head.
