@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lightning_losses.mixins.token_records import TokenRecordsMixin
@@ -100,8 +100,8 @@ class PolicyGradientMixin(TokenRecordsMixin):
                 (tensors["ref_logps"],) = self.cached_reference(batch, [given.target.shape[1]])
             else:
                 tensors["ref_logps"] = self.reference_record(given).logps
-        if self.objective.needs("values") and (critic := self.critic) is not None:
-            tensors["values"] = critic(hidden).squeeze(-1).masked_fill(~record.kept, 0.0)
+        if self.objective.needs("values") and self.critic is not None:
+            tensors["values"] = self.values_of(hidden, record.kept)
         return tensors
 
     @property
@@ -109,6 +109,13 @@ class PolicyGradientMixin(TokenRecordsMixin):
         """The value head, if there is one."""
         critic: nn.Module | None = getattr(self, "value_head", None)
         return critic
+
+    def values_of(
+        self, hidden: Float[Tensor, "batch tokens d"], kept: Bool[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch tokens"]:
+        """What the value head says of each hidden state; 0 where nothing counts."""
+        # As rows: a linear layer's output of three dimensions is a view, at which FSDP2 warns.
+        return self.value_head(hidden.flatten(0, 1)).view(kept.shape).masked_fill(~kept, 0.0)
 
     @torch.no_grad()
     def advantages_of(self, rewards: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

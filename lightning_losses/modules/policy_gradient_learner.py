@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from jaxtyping import Bool, Float, Int
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from lightning_losses.decoding.generate import generate
@@ -14,11 +15,13 @@ from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.mixins.policy_gradient import PolicyGradientMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, parameters_to_train, with_scheduler
+from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.networks.weights import copy_weights
 from lightning_losses.numerics.checks import check_choice, check_count, check_number
 from lightning_losses.numerics.gae import gae, kl_shaped_reward
 from lightning_losses.objective import Objective
-from lightning_losses.parallel.processes import group_rank, world_size
+from lightning_losses.parallel.processes import group_rank, values_on_first, world_size
+from lightning_losses.parallel.sharding import is_sharded
 
 Reward = Callable[[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]], Float[Tensor, " batch"]]
 """Of tokens and the mask of what was sampled, the reward of each row; NaN where it can't be told."""
@@ -31,7 +34,7 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
     samples `group_size` completions of each prompt, or takes those of the step before, until they were used `updates`
     times; batches that come meanwhile are passed over. Samples are drawn with `sampling_seed`, the number of batches
     sampled before, and the process, so that a resumed run draws the same; what was still to be used is in the
-    checkpoint, but for several processes, which draw anew. Validation samples one completion of each prompt and logs
+    checkpoint, of every process. Validation samples one completion of each prompt and logs
     ``val/reward``. A completion whose reward is NaN is left out.
 
     An objective that takes `values`, such as PPO's, gets a critic: a linear layer of the hidden states. Its advantages
@@ -120,6 +123,10 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
         if start_from_reference and teacher is not None:
             copy_weights(owner, teacher, network)
 
+    def forward(self, inputs: Any, **further: Any) -> Float[Tensor, "batch tokens vocabulary"]:
+        """The logits."""
+        return logits_of(type(self).__name__, call(self.network, inputs, **further))
+
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Any]:
         """Sample if it is time, and the objective of the samples."""
         trainer = attached_trainer(self)
@@ -163,8 +170,10 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
         # A hash, so that no two steps or processes share a stream.
         text = f"{self.sampling_seed} {step} {group_rank()}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        # A part of sharded weights is gathered where the module is called.
+        caller: nn.Module = self if is_sharded(self) else self.network
         drawn = generate(
-            self.network,
+            caller,
             prompts,
             self.max_new_tokens,
             prompt_lengths=None if lengths is None else lengths.repeat_interleave(group_size),
@@ -203,12 +212,12 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
         if self.teacher is not None and (self.kl_weight > 0 or self.takes("ref_logps")):
             further["ref_logps"] = self.reference_record(given).logps
             kl = (samples["old_logps"] - further["ref_logps"]).masked_fill(~kept, 0.0)
-        if (critic := self.critic) is None:
+        if self.critic is None:
             if self.kl_weight > 0:
                 further["advantages"] = self.advantages_of(rewards - self.kl_weight * kl.sum(dim=1))
             return further
         hidden = self.hidden_states(given.inputs, **given.further)
-        values = critic(hidden).squeeze(-1).masked_fill(~kept, 0.0)
+        values = self.values_of(hidden, kept)
         shaped = kl_shaped_reward(rewards.nan_to_num(), kl, kept, kl_coef=self.kl_weight)
         advantages, returns = gae(shaped, values, kept)
         return further | {"advantages": advantages, "returns": returns, "old_values": values}
@@ -222,14 +231,19 @@ class PolicyGradientLearner(PolicyGradientMixin, L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the samples that are still to be trained on."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["policy_gradient_samples"] = {"samples": self._samples, "used": self._used, "drawn": self._drawn}
+        samples = move_data_to_device(self._samples, "cpu")
+        checkpoint["policy_gradient_samples"] = {
+            "of_processes": values_on_first(samples), "used": self._used, "drawn": self._drawn
+        }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the samples of the interrupted run; only the first process's are in its checkpoint."""
+        """Go on with the samples of the interrupted run; another number of processes draws anew."""
         super().on_load_checkpoint(checkpoint)
-        kept = checkpoint.get("policy_gradient_samples", {"samples": [], "used": 0, "drawn": 0})
+        kept = checkpoint.get("policy_gradient_samples", {"of_processes": [], "used": 0, "drawn": 0})
         self._drawn = int(kept["drawn"])
-        self._samples, self._used = ([], 0) if world_size() > 1 else (list(kept["samples"]), int(kept["used"]))
+        same = len(kept["of_processes"]) == world_size()
+        self._samples = list(kept["of_processes"][group_rank()]) if same else []
+        self._used = int(kept["used"]) if same else 0
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the policy and its critic."""

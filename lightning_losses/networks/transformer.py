@@ -135,7 +135,9 @@ class Transformer(nn.Module):
         """
         first: Any = self.blocks[0]
         heads, weight = int(first.heads), self.tokens.weight
-        return weight.new_zeros(len(self.blocks), 2, batch, heads, length, weight.shape[1] // heads)
+        size = (len(self.blocks), 2, batch, heads, length, weight.shape[1] // heads)
+        # A plain tensor, where the weight's own methods would make a sharded one.
+        return torch.zeros(size, dtype=weight.dtype, device=weight.device)
 
     def get_output_embeddings(self) -> nn.Embedding | nn.Linear:
         """The layer whose weight computes the logits."""
