@@ -82,6 +82,7 @@ class ImageData(SplitData):
     Attributes:
         true_target: [n] the classes of the training samples before noise and before any label is taken away.
         views_of_train: all views of the training split; None without augmentation.
+        input_mean, input_deviation: [1, channels, 1, ...] what pixels were shifted and scaled by, in float64.
 
     Raises:
         ValueError: a batch size that can't be divided among the processes; a number of classes or a shape that is not
@@ -111,6 +112,8 @@ class ImageData(SplitData):
     test: ImageDataset = field(init=False)
     true_target: Int[Tensor, " samples"] = field(init=False)
     views_of_train: SeededViews | None = field(init=False, default=None)
+    input_mean: Float[Tensor, "1 channels ..."] = field(init=False)
+    input_deviation: Float[Tensor, "1 channels ..."] = field(init=False)
     _fingerprint: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -164,7 +167,9 @@ class ImageData(SplitData):
         axes = (0, *range(2, seen.ndim))
         mean = seen.mean(axis=axes, keepdims=True, dtype=np.float64)
         deviation = seen.std(axis=axes, keepdims=True, dtype=np.float64)
-        inputs = torch.from_numpy(((images.pixels - mean) / np.maximum(deviation, 1e-8)).astype(np.float32))
+        deviation = np.maximum(deviation, 1e-8)
+        inputs = torch.from_numpy(((images.pixels - mean) / deviation).astype(np.float32))
+        self.input_mean, self.input_deviation = torch.from_numpy(mean), torch.from_numpy(deviation)
         target = torch.from_numpy(images.target)
         train, val, test = (ImageDataset(inputs[part], target[part]) for part in split)
         kept, labelled = self._kept(train.target.numpy())
