@@ -151,6 +151,12 @@ class ImageData(SplitData):
             target, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
         )
 
+    def dataset_of(
+        self, inputs: Float[Tensor, "samples ..."], target: Int[Tensor, " samples"], positions: NDArray[np.int64]
+    ) -> ImageDataset:
+        """A split, or part of it, from its inputs and classes; `positions` are its samples' places in all data."""
+        return ImageDataset(inputs, target)
+
     def _without_unseen(self, split: Split, target: NDArray[np.int64]) -> Split:
         """The splits of seen classes for training and validation, and of the others, all of them, for test."""
         if not self.unseen_classes:
@@ -171,7 +177,7 @@ class ImageData(SplitData):
         inputs = torch.from_numpy(((images.pixels - mean) / deviation).astype(np.float32))
         self.input_mean, self.input_deviation = torch.from_numpy(mean), torch.from_numpy(deviation)
         target = torch.from_numpy(images.target)
-        train, val, test = (ImageDataset(inputs[part], target[part]) for part in split)
+        train, val, test = (self.dataset_of(inputs[part], target[part], part) for part in split)
         kept, labelled = self._kept(train.target.numpy())
         self.true_target = train.target if kept is None else train.target[kept]
         if self.label_noise > 0:
@@ -186,7 +192,7 @@ class ImageData(SplitData):
         if labelled is not None:
             train.target = torch.full_like(train.target, IGNORED).index_copy(0, labelled, train.target[labelled])
         if kept is not None:
-            train = ImageDataset(train.inputs[kept], train.target[kept])
+            train = self.dataset_of(train.inputs[kept], train.target[kept], split.train[kept])
         if self.augmentation is not None:
             self.views_of_train = SeededViews(train, self.augmentation, self.views, self.split_seed, self.pairs)
         return train, val, test

@@ -4,6 +4,7 @@ from lightning_losses.samplers.class_balanced_sampler import ClassBalancedSample
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
 from lightning_losses.samplers.difference_sampling import difference_sampling, difference_scores
 from lightning_losses.samplers.disjoint_pseudo_label_sampler import DisjointPseudoLabelSampler, pseudo_labels
+from lightning_losses.samplers.domain_balanced_sampler import DomainBalancedSampler
 from lightning_losses.samplers.ngame_sampler import NGAMESampler, balanced_clusters
 from lightning_losses.samplers.prototype_sampling import (
     SampledFeatures,
@@ -23,6 +24,7 @@ from lightning_losses.samplers.worst_case_forget_set import (
 __all__ = [
     "ClassBalancedSampler",
     "DisjointPseudoLabelSampler",
+    "DomainBalancedSampler",
     "DomainSampler",
     "ForgetSet",
     "NGAMESampler",

@@ -1,4 +1,4 @@
-"""What both samplers keep that plan batches, and what each says of them."""
+"""What the samplers keep that plan batches, and what each says of them."""
 
 from collections import Counter
 
@@ -8,7 +8,12 @@ import torch
 from lightning_losses.data import ImageDataset
 from lightning_losses.data.resumable import ResumableLoader
 from lightning_losses.data.seeded_views import RandomShift, SeededViews, ViewSampler
-from lightning_losses.samplers import ClassBalancedSampler, DisjointPseudoLabelSampler, pseudo_labels
+from lightning_losses.samplers import (
+    ClassBalancedSampler,
+    DisjointPseudoLabelSampler,
+    DomainBalancedSampler,
+    pseudo_labels,
+)
 
 LABELS = torch.tensor([0] * 9 + [1] * 4 + [5] * 6 + [7] * 3 + [-100] * 2)
 
@@ -21,14 +26,18 @@ def disjoint(**options):
     return DisjointPseudoLabelSampler(LABELS, 4, **options)
 
 
-both = pytest.mark.parametrize("make", [balanced, disjoint])
+def by_domain(**options):
+    return DomainBalancedSampler(LABELS, 4, **options)
+
+
+every = pytest.mark.parametrize("make", [balanced, disjoint, by_domain])
 
 
 def batches(sampler, size):
     return torch.tensor(list(sampler)).split(size)
 
 
-@both
+@every
 def test_the_seed_and_the_epoch_decide(make):
     first, again, other, later = make(), make(), make(seed=1), make()
     later.set_epoch(1)
@@ -37,7 +46,7 @@ def test_the_seed_and_the_epoch_decide(make):
     assert len(list(later)) == len(later) == len(first)
 
 
-@both
+@every
 def test_processes_share_every_batch(make):
     whole = make()
     size = whole.batch_size
@@ -47,7 +56,7 @@ def test_processes_share_every_batch(make):
     assert len(make(num_replicas=2)) == len(whole) // 2
 
 
-@both
+@every
 def test_it_goes_on_within_an_epoch(make):
     def loader():
         sampler = make()
@@ -91,6 +100,12 @@ def test_a_class_that_is_too_small_repeats_within_a_batch():
     assert Counter(batch.tolist())[0] == 2
 
 
+def test_every_share_of_a_batch_holds_as_many_of_each_domain():
+    for rank in (0, 1):
+        for share in batches(DomainBalancedSampler(LABELS, 8, num_replicas=2, rank=rank), 4):
+            assert sorted(LABELS[share].tolist()) == [0, 1, 5, 7]
+
+
 def test_no_batch_holds_a_pseudo_label_twice_and_no_sample_comes_twice():
     sampler = disjoint()
     for epoch in range(3):
@@ -128,6 +143,10 @@ def test_pseudo_labels_are_nearest_centres():
             "and ranks from 0 on.",
         ),
         (
+            lambda: DomainBalancedSampler(LABELS, 6),
+            "domain_balanced_sampler: batch_size=6 came for 4 domains; give a multiple of their number.",
+        ),
+        (
             lambda: DisjointPseudoLabelSampler([0, 1, 1], 3),
             "disjoint_pseudo_label_sampler: batches of 3 came for 2 pseudo-labels; give twice as many pseudo-labels, "
             "or smaller batches.",
@@ -138,7 +157,7 @@ def test_pseudo_labels_are_nearest_centres():
             "samples.",
         ),
     ],
-    ids=["no multiple", "few classes", "processes", "few labels", "few samples"],
+    ids=["no multiple", "few classes", "processes", "uneven domains", "few labels", "few samples"],
 )
 def test_what_does_not_fit_is_refused(make, sentence):
     with pytest.raises(ValueError) as refusal:
