@@ -196,6 +196,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ReflectiveLabelCorrector as ReflectiveLabelCorrector
     from lightning_losses.losses import RetainNLL as RetainNLL
     from lightning_losses.losses import ReverseKL as ReverseKL
+    from lightning_losses.losses import RMTSymmetricCrossEntropy as RMTSymmetricCrossEntropy
     from lightning_losses.losses import RobustDPO as RobustDPO
     from lightning_losses.losses import RouterZLoss as RouterZLoss
     from lightning_losses.losses import SAEAuxK as SAEAuxK
@@ -211,6 +212,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SoftAvUC as SoftAvUC
     from lightning_losses.losses import SoftBinnedECE as SoftBinnedECE
     from lightning_losses.losses import SoftEntropyRegularization as SoftEntropyRegularization
+    from lightning_losses.losses import SoftLikelihoodRatio as SoftLikelihoodRatio
+    from lightning_losses.losses import SoftmaxEntropy as SoftmaxEntropy
     from lightning_losses.losses import SoftTopKLoss as SoftTopKLoss
     from lightning_losses.losses import SpanCorrelation as SpanCorrelation
     from lightning_losses.losses import SparsemaxLoss as SparsemaxLoss

@@ -1,0 +1,1 @@
+"""What a network learns from its own predictions on unlabelled test data."""
