@@ -44,6 +44,11 @@ from lightning_losses.metrics.named_calibration_errors import (
 from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
 from lightning_losses.metrics.neighbours import knn_accuracy, nearest_class_mean_accuracy
 from lightning_losses.metrics.opis import OPIS, opis
+from lightning_losses.metrics.out_of_distribution import (
+    DetectionScores,
+    OutOfDistributionDetection,
+    out_of_distribution_detection,
+)
 from lightning_losses.metrics.overconfidence_error import OverconfidenceError, overconfidence_error
 from lightning_losses.metrics.prediction_sets import (
     PredictionSetMetrics,
@@ -81,6 +86,7 @@ __all__ = [
     "CalibrationError",
     "ClassRetrieval",
     "ClasswiseCalibrationError",
+    "DetectionScores",
     "ExpectedCalibrationError",
     "Interval",
     "KernelCalibrationError",
@@ -88,6 +94,7 @@ __all__ = [
     "MembershipAudit",
     "MembershipInference",
     "NegativeLogLikelihood",
+    "OutOfDistributionDetection",
     "OverconfidenceError",
     "PrecisionAtK",
     "PredictionSetMetrics",
@@ -124,6 +131,7 @@ __all__ = [
     "nearest_class_mean_accuracy",
     "negative_log_likelihood",
     "opis",
+    "out_of_distribution_detection",
     "overconfidence_error",
     "precision_at_k",
     "propensity_scored_precision_at_k",

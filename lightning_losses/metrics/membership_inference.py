@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_losses.metrics.thresholds import counts_above
 from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.parallel.processes import rows_of_all
 
@@ -61,12 +62,7 @@ def membership_inference(
     scores, members = scores.double(), members.bool()
     if groups is not None:
         scores, members = _by_group(scores, members, groups)
-    # Rates at every threshold, from one above all scores down to the lowest.
-    values, place = torch.unique(scores, return_inverse=True)
-    found = scores.new_zeros(2, len(values) + 1)
-    found[:, :-1].index_put_((members.long(), place), scores.new_ones(()), accumulate=True)
-    taken = found.flip(1).cumsum(1)
-    wrong, right = taken / taken[:, -1:]
+    wrong, right = (taken / taken[-1] for taken in counts_above(scores, members))
     auroc = torch.trapezoid(right, wrong)
     at_rate = right.masked_fill(wrong > fpr, 0.0).max()
     known = (wrong + right).isfinite().all()

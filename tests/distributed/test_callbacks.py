@@ -62,6 +62,7 @@ from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients
 from lightning_losses.metrics.base import MeanMetric, PredictionMetric
 from lightning_losses.metrics.brier_score import BrierDecomposition
 from lightning_losses.metrics.membership_inference import MembershipInference
+from lightning_losses.metrics.out_of_distribution import OutOfDistributionDetection
 from lightning_losses.metrics.prediction_sets import PredictionSetMetrics
 from lightning_losses.metrics.ranked_labels import PrecisionAtK
 from lightning_losses.metrics.subgroup_accuracy import SubgroupAccuracy
@@ -403,7 +404,7 @@ def test_a_decomposition_on_two_processes_is_that_of_one(tmp_path):
 def test_every_metric_is_tried_on_two_processes():
     """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; the others: above, or apart."""
     tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition, SubgroupAccuracy}
-    tried |= {PredictionSetMetrics, PrecisionAtK, MembershipInference}
+    tried |= {PredictionSetMetrics, PrecisionAtK, MembershipInference, OutOfDistributionDetection}
     found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric, MeanMetric}
     missing = {kind.__name__ for kind in found - tried}
     assert not missing, f"add {missing} to METRICS in tests/metrics/test_every_metric.py, with its function"
