@@ -12,7 +12,6 @@ from lightning_losses.metrics.thresholds import counts_above
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.parallel.processes import rows_of_all
 
-
 # The share of positives that a threshold must find.
 _FOUND = 0.95
 
