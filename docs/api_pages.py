@@ -42,6 +42,8 @@ ROOMS = {
     "kernels": "First: `linear_cross_entropy(hidden, head.weight, tokens)` in place of a head and its "
     "cross-entropy, on a GPU or a CPU; [fused losses](../kernels.md).",
     "decoding": "First: `generate(network, prompts, max_new_tokens)`; [decoding](../decoding.md).",
+    "out_of_distribution": "First: `Energy()(network, inputs)`; [out of distribution]"
+    "(../robustness.md#out-of-distribution).",
     "transport": "First: `sharp_cost(sinkhorn(cost, epsilon=0.1))`, the cost of the entropic plan, with its gradient.",
     "optim": "First: `warmup_cosine(optimizer, total_steps=...)`. The other functions are called by "
     "[callbacks](callbacks.md).",

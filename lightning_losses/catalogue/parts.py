@@ -27,19 +27,20 @@ PARTS = {
     "samplers": ("samplers",),
     "kernels": ("kernels",),
     "decoding": ("decoding",),
+    "out_of_distribution": ("out_of_distribution",),
 }
 # What others derive from, and nobody uses by itself.
 _BASES = {
     *("Calibrator", "ConformalIntervals", "ConformalSets"),
     *("DeclaredCallback", "GradientBalancing", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"),
-    *("SequenceProcessor", "SurpriseControl"),
+    *("OutOfDistributionScore", "SequenceProcessor", "SurpriseControl"),
     *(f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")),
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """A metric, policy of balancing, calibrator, callback, mixin, sampler, kernel or logits processor.
+    """A metric, policy of balancing, calibrator, callback, mixin, sampler, kernel, logits processor or score.
 
     Attributes:
         name: the class, or the function.
@@ -136,6 +137,7 @@ def _base(kind: str) -> type | None:
         "calibrators": ("lightning_losses.calibrators.fitted", "FittedModule"),
         "callbacks": ("lightning.pytorch", "Callback"),
         "decoding": ("lightning_losses.numerics.settings", "Declared"),
+        "out_of_distribution": ("lightning_losses.out_of_distribution", "OutOfDistributionScore"),
     }[kind]
     base = getattr(importlib.import_module(home), name)
     assert isinstance(base, type)

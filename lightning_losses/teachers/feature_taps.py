@@ -133,6 +133,17 @@ def pooled(feature: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features
     raise ValueError(f"pooled: a feature of shape {list(feature.shape)} came; give [B, D], [B, T, D] or [B, D, H, W].")
 
 
+def channel_means(output: Float[Tensor, "batch d ..."]) -> Float[Tensor, "batch d"]:
+    """A layer's output, averaged over all but its first two dimensions.
+
+    Example:
+        >>> import torch
+        >>> channel_means(torch.zeros(2, 3, 4, 4)).shape
+        torch.Size([2, 3])
+    """
+    return output.flatten(2).mean(dim=2) if output.ndim > 2 else output
+
+
 def penultimate_stage(network: nn.Module, who: str = "stages") -> str:
     """The name of the last but one of the `stages`."""
     return stages(network, least=2, who=who)[-2]

@@ -17,7 +17,7 @@ from lightning_losses.numerics.settings import Count
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import rows_of_all
 from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
-from lightning_losses.teachers.feature_taps import FeatureTap
+from lightning_losses.teachers.feature_taps import FeatureTap, channel_means
 
 
 class LayerRows(NamedTuple):
@@ -100,7 +100,7 @@ class EvaluationMonitor(Monitor):
                 inputs, target = with_target(*inputs_and_target(self.name, batch), *ignored)
                 if len(target):
                     module(inputs.to(device))
-                    pooled = {layer: _pooled(output) for layer, output in tap.latest().items()}
+                    pooled = {layer: channel_means(output.detach()) for layer, output in tap.latest().items()}
                     yield LayerRows(pooled, class_indices(target).to(device))
 
     def rows_of_training(self, trainer: L.Trainer, module: L.LightningModule, device: torch.device, most: int) -> Any:
@@ -149,7 +149,3 @@ def refuse_no_target(who: str, trainer: L.Trainer, rows: int) -> None:
         raise ValueError(
             f"{who}: no sample of the training data has a target; give data with targets, or leave this callback out."
         )
-
-
-def _pooled(output: Tensor) -> Tensor:
-    return output.detach().flatten(2).mean(dim=2) if output.ndim > 2 else output.detach()

@@ -1,0 +1,143 @@
+"""The interface of all scores: fit to training data where needed, then a number for each input, larger if known."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.numerics.rows import class_indices
+from lightning_losses.numerics.settings import Declared
+from lightning_losses.out_of_distribution.measuring import Outputs, measuring, outputs_of, own_inputs
+from lightning_losses.parallel.processes import told_by_any
+
+Batches = Iterable[tuple[Any, Int[Tensor, " batch"]]]
+
+
+class OutOfDistributionScore(Declared):
+    """Base of the scores of how much an input is like a network's training data: larger is more like it.
+
+    `fit` reads training batches, if a score learns from them; on several processes each reads its own, and all have
+    the score of one that reads all. ``score(network, inputs)`` then scores a batch. The network is read in evaluation
+    mode; its weights, gradients, buffers and modes and torch's random states stay as they are, and Lightning's
+    inference mode is no obstacle. `fit_scores` and `scores_of` read once for several scores.
+
+    A subclass writes `score`. One that learns sets `learns` and writes `clear`, `update` and `finish`; one that reads
+    layers names them in `read_layers`.
+
+    Attributes:
+        learns: whether `fit` is needed.
+    """
+
+    learns: ClassVar[bool] = False
+
+    def fit(self, network: nn.Module, batches: Batches) -> Self:
+        """Learn what training data look like.
+
+        Args:
+            network: gives logits of inputs.
+            batches: pairs of inputs and class indices, as a data loader's; those of this process.
+
+        Raises:
+            ValueError: no batches on any process; layers that the network lacks.
+        """
+        fit_scores([self], network, batches)
+        return self
+
+    def __call__(self, network: nn.Module, inputs: Any) -> Float[Tensor, " batch"]:
+        """The score of each input of a batch.
+
+        Raises:
+            ValueError: a score that learns, and was not fitted.
+        """
+        return scores_of({"": self}, network, inputs)[""]
+
+    @property
+    def read_layers(self) -> tuple[str, ...]:
+        """The names of the layers whose outputs it reads."""
+        return ()
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it can score."""
+        return True
+
+    def clear(self) -> None:
+        """Forget what was learned."""
+
+    def update(self, outputs: Outputs, target: Int[Tensor, " batch"]) -> None:
+        """Learn from a batch of training data."""
+
+    def finish(self) -> None:
+        """Conclude the learning, with what the other processes learned; every process calls it."""
+
+    def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:
+        """The score of each input; the outputs are what the network made of them."""
+        raise NotImplementedError
+
+
+def fit_scores(scores: Sequence[OutOfDistributionScore], network: nn.Module, batches: Batches) -> None:
+    """Let several scores learn from one pass over training batches.
+
+    Args:
+        scores: those that learn nothing are left alone.
+        network: gives logits of inputs.
+        batches: pairs of inputs and class indices; those of this process.
+
+    Raises:
+        ValueError: no batches on any process; layers that the network lacks.
+    """
+    learning = [score for score in scores if score.learns]
+    if not learning:
+        return
+    for score in learning:
+        score.clear()
+    layers = _layers(learning)
+    seen = False
+    with measuring(network):
+        for inputs, target in batches:
+            seen = True
+            outputs = outputs_of(network, own_inputs(inputs), layers, learning[0].name)
+            for score in learning:
+                score.update(outputs, class_indices(target))
+        # Processes may have no batch of their own, but not all of them.
+        if told_by_any("some" if seen else None) is None:
+            raise ValueError(f"{learning[0].name}: no training batches came to fit; give at least one.")
+        for score in learning:
+            score.finish()
+
+
+def scores_of(
+    scores: Mapping[str, OutOfDistributionScore], network: nn.Module, inputs: Any
+) -> dict[str, Float[Tensor, " batch"]]:
+    """Several scores of each input of a batch; what the network makes of the inputs is computed once.
+
+    Raises:
+        ValueError: a score that learns, and was not fitted.
+    """
+    for score in scores.values():
+        if not score.fitted:
+            raise ValueError(f"{score.name}: it is not fitted; call fit(network, batches) with training data first.")
+    layers = _layers(scores.values())
+    with measuring(network):
+        own = own_inputs(inputs)
+        outputs = outputs_of(network, own, layers, next(iter(scores.values())).name)
+        return {name: score.score(network, own, outputs).detach() for name, score in scores.items()}
+
+
+def log_confidence(logits: Float[Tensor, "batch classes"], temperature: float = 1.0) -> Float[Tensor, " batch"]:
+    """The logarithm of the largest probability, which tells confident inputs apart where the probability rounds to 1.
+
+    Example:
+        >>> log_confidence(torch.tensor([[0.0, 0.0], [50.0, 0.0]])).tolist()
+        [-0.6931471805599453, -1.9287498479639178e-22]
+    """
+    z = logits.double() / temperature
+    largest, place = z.max(dim=1, keepdim=True)
+    others = z.scatter(1, place, -torch.inf).logsumexp(dim=1) - largest.squeeze(1)
+    return -torch.log1p(others.exp())
+
+
+def _layers(scores: Iterable[OutOfDistributionScore]) -> list[str]:
+    return list(dict.fromkeys(layer for score in scores for layer in score.read_layers))

@@ -1,0 +1,193 @@
+"""The Mahalanobis detector: how near an input's features lie to a class, in every layer."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import field
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.diagnostics.linear_heads import LinearHead, logistic_head
+from lightning_losses.diagnostics.mahalanobis_score import (
+    TiedGaussians,
+    merged_gaussians,
+    squared_distances,
+    tied_gaussians,
+)
+from lightning_losses.metrics.out_of_distribution import out_of_distribution_detection
+from lightning_losses.numerics.settings import NonNegative
+from lightning_losses.out_of_distribution.base import OutOfDistributionScore
+from lightning_losses.out_of_distribution.measuring import (
+    Outputs,
+    input_gradients,
+    measuring,
+    outputs_of,
+    own_inputs,
+    signed_step,
+)
+from lightning_losses.parallel.processes import values_of_all
+
+
+class MahalanobisDetector(OutOfDistributionScore):
+    """Gaussians of one covariance fitted to each layer's features of the classes; the density of the nearest class.
+
+    A layer's score is ``M_l(x) = -½ min_c (h_l - μ_lc)ᵀ Σ_l⁺ (h_l - μ_lc)``, taken at ``x + ε sign(∇_x M_l(x))``, a
+    step towards the nearest class; a gradient of 0 counts as -1. The layers' scores are added, or combined by a
+    logistic regression that `tune` fits to held-out samples of both kinds.
+
+    Args:
+        layers: the names of the layers; each output is averaged over all but its first two dimensions.
+        epsilon: ε, at least 0, in units of the network's inputs; 0 takes no step, and no gradient.
+        combination: "sum", or "logistic", which needs `tune`.
+
+    Attributes:
+        gaussians: what was fitted, by layer.
+        head: the logistic regression.
+
+    Shapes:
+        a layer's output: [B, D_l, ...]; returns [B] float64.
+
+    Raises:
+        ValueError: no layers, or one that the network lacks; inputs without gradient where ε is above 0; use before
+            `fit`, or before `tune` where layers are combined by logistic regression.
+
+    Source:
+        Lee, Lee, Lee, Shin, 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+        Adversarial Attacks", arXiv:1807.03888, and its code pokaxpoka/deep_Mahalanobis_detector, which divides the step
+        by each channel's deviation where that divides the inputs.
+
+    Example:
+        >>> network = nn.Sequential(nn.Identity(), nn.Linear(1, 2))
+        >>> known = torch.tensor([[0.0], [1.0], [5.0], [6.0]])
+        >>> score = MahalanobisDetector(["0"]).fit(network, [(known, torch.tensor([0, 0, 1, 1]))])
+        >>> score(network, torch.tensor([[0.5], [3.5]]))
+        tensor([ 0., -8.], dtype=torch.float64)
+    """
+
+    name = "mahalanobis_detector"
+    learns: ClassVar[bool] = True
+
+    layers: Sequence[str]
+    epsilon: NonNegative = 0.0
+    combination: Literal["sum", "logistic"] = "sum"
+    gaussians: dict[str, TiedGaussians] = field(init=False, default_factory=dict)
+    head: LinearHead | None = field(init=False, default=None)
+    _precisions: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.layers, str) or not self.layers:
+            raise ValueError(f"{self.name}: layers={self.layers!r} came; give a list of layers' names.")
+
+    @property
+    def read_layers(self) -> tuple[str, ...]:
+        """The layers."""
+        return tuple(self.layers)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there are Gaussians."""
+        return bool(self._precisions)
+
+    def clear(self) -> None:
+        """Forget the Gaussians, and the regression that belongs to them."""
+        self.gaussians, self._precisions, self.head = {}, {}, None
+
+    def update(self, outputs: Outputs, target: Int[Tensor, " batch"]) -> None:
+        """Add a batch's samples that have a class."""
+        kept = target >= 0
+        for layer in self.layers:
+            features = outputs.features(layer)[kept]
+            batch = tied_gaussians(features, target[kept].to(features.device), outputs.logits.shape[1])
+            before = [self.gaussians[layer]] if layer in self.gaussians else []
+            self.gaussians[layer] = merged_gaussians(*before, batch)
+
+    def finish(self) -> None:
+        """Merge the Gaussians of all processes, in their order, and invert the covariances."""
+        shares = values_of_all({layer: tuple(part.cpu() for part in own) for layer, own in self.gaussians.items()})
+        for layer in self.layers:
+            whole = merged_gaussians(*(TiedGaussians(*share[layer]) for share in shares if layer in share))
+            if not whole.samples.sum() > 0:
+                raise ValueError(f"{self.name}: no training sample has a class; give samples with targets.")
+            if not bool(whole.scatter.isfinite().all()):
+                raise ValueError(f"{self.name}: training features of {layer} hold NaN or inf; leave those samples out.")
+            self.gaussians[layer], self._precisions[layer] = whole, whole.precision()
+
+    def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:
+        """The layers' scores, combined."""
+        scores = self.layer_scores(network, inputs, outputs)
+        if self.combination == "sum":
+            return scores.sum(dim=1)
+        if self.head is None:
+            raise ValueError(f"{self.name}: it is not tuned; call tune(network, known, foreign) with held-out inputs.")
+        known, other = self.head.logits(scores.cpu()).to(scores.device).unbind(dim=1)
+        return known - other
+
+    def layer_scores(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, "batch layers"]:
+        """Each layer's score, after its step."""
+        if self.epsilon == 0:
+            return torch.stack([self._density(layer, outputs) for layer in self.layers], dim=1)
+
+        def densities(leaf: Tensor) -> Sequence[Tensor]:
+            read = outputs_of(network, leaf, self.layers, self.name)
+            return [self._density(layer, read) for layer in self.layers]
+
+        scores = []
+        for layer, gradient in zip(self.layers, input_gradients(inputs, densities, self.name), strict=True):
+            moved = signed_step(inputs, -gradient, self.epsilon)
+            scores.append(self._density(layer, outputs_of(network, moved, [layer], self.name)))
+        return torch.stack(scores, dim=1)
+
+    def tune(
+        self, network: nn.Module, known: Iterable[Any], foreign: Iterable[Any], epsilons: Sequence[float] = ()
+    ) -> Self:
+        """Fit the logistic regression of the layers to held-out inputs, and take the best of several steps.
+
+        Args:
+            network: the one of `fit`.
+            known: batches of inputs like the training data, but not of them; those of this process.
+            foreign: batches of inputs that are to be told from them; those of this process.
+            epsilons: steps to try, of which the highest AUROC on these inputs is kept, the first of equals; none keeps
+                `epsilon`.
+
+        Raises:
+            ValueError: no inputs of one kind; use before `fit`.
+        """
+        if not self.fitted:
+            raise ValueError(f"{self.name}: it is not fitted; call fit(network, batches) before tune.")
+        inputs = list(known), list(foreign)
+        best = -1.0
+        for epsilon in epsilons or (self.epsilon,):
+            self.epsilon = epsilon
+            scores = [self._of_all(network, batches) for batches in inputs]
+            target = torch.arange(2).repeat_interleave(torch.tensor([len(rows) for rows in scores]))
+            if len(set(target.tolist())) < 2:
+                raise ValueError(
+                    f"{self.name}: {len(scores[0])} known and {len(scores[1])} foreign inputs came to tune; "
+                    "give some of both."
+                )
+            head = logistic_head(torch.cat(scores), target, 2)
+            logits = head.logits(torch.cat(scores))
+            auroc = float(out_of_distribution_detection(logits[:, 0] - logits[:, 1], target == 1).auroc)
+            if auroc > best:
+                best, chosen = auroc, (epsilon, head)
+        self.epsilon, self.head = chosen
+        return self
+
+    def _of_all(self, network: nn.Module, batches: Sequence[Any]) -> Float[Tensor, "rows layers"]:
+        """The layers' scores of all processes' inputs, on the host."""
+        own = [torch.zeros(0, len(self.layers), dtype=torch.float64)]
+        with measuring(network):
+            for inputs in map(own_inputs, batches):
+                own.append(
+                    self.layer_scores(network, inputs, outputs_of(network, inputs, self.layers, self.name)).cpu()
+                )
+        return torch.cat(list(values_of_all(torch.cat(own))))
+
+    def _density(self, layer: str, outputs: Outputs) -> Float[Tensor, " batch"]:
+        features, gaussians = outputs.features(layer).double(), self.gaussians[layer]
+        mean = gaussians.mean[gaussians.samples > 0]
+        device = features.device
+        distances = squared_distances(features, mean.to(device), self._precisions[layer].to(device))
+        return -0.5 * distances.amin(dim=1)
