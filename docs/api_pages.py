@@ -44,6 +44,8 @@ ROOMS = {
     "decoding": "First: `generate(network, prompts, max_new_tokens)`; [decoding](../decoding.md).",
     "out_of_distribution": "First: `Energy()(network, inputs)`; [out of distribution]"
     "(../robustness.md#out-of-distribution).",
+    "attacks": "First: `PGD(epsilon=0.3, step_size=0.02, steps=20)(network, inputs, target)`; "
+    "[robustness](../robustness.md).",
     "transport": "First: `sharp_cost(sinkhorn(cost, epsilon=0.1))`, the cost of the entropic plan, with its gradient.",
     "optim": "First: `warmup_cosine(optimizer, total_steps=...)`. The other functions are called by "
     "[callbacks](callbacks.md).",

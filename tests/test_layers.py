@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lightning_losses"
 # From the ground up: a room imports of those before it. The package's own names are those of the rooms below it.
 ROOMS = str.split(
-    "numerics environment parallel transport similarities metrics samplers optim networks decoding data losses "
+    "numerics environment parallel transport similarities metrics samplers optim networks attacks decoding data losses "
     "balancing objective kernels calibrators teachers diagnostics out_of_distribution plots mixins modules checkpoints "
     "callbacks"
 )

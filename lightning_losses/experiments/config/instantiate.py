@@ -44,6 +44,7 @@ _LOGGER = ("lightning.pytorch.loggers.Logger",)
 _PROFILER = ("lightning.pytorch.profilers.Profiler",)
 _OURS = (
     *(_Rule(room, anything=True) for room in ("losses", "metrics", "objective", "optim", "samplers", "transport")),
+    _Rule("attacks", ("lightning_losses.attacks.attack.Attack",)),
     _Rule("balancing", _MODULE),
     *(_Rule(f"kernels.{name}", anything=True) for name in ("linear_cross_entropy", "linear_distillation")),
     _Rule("kernels.linear_stablemax_cross_entropy", anything=True),

@@ -1,0 +1,6 @@
+"""Attacks on a network's inputs, for evaluation and for training."""
+
+from lightning_losses.attacks.attack import Attack as Attack
+from lightning_losses.attacks.attacking import attacking as attacking
+from lightning_losses.attacks.fgsm import FGSM as FGSM
+from lightning_losses.attacks.pgd import PGD as PGD

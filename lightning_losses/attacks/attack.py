@@ -1,0 +1,182 @@
+"""The contract of an attack: inputs and classes in, attacked inputs out."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import KW_ONLY
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.attacks.attacking import BatchNormMode, attacking
+from lightning_losses.attacks.balls import into_box
+from lightning_losses.networks.calls import logits_of
+from lightning_losses.numerics.checks import check_floating, check_tensor
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.settings import Declared, Seed
+
+# What inputs may lie outside of their bounds, as a share of the range: the rounding of half precision.
+_ROUNDING = 1e-2
+Network = Callable[[Tensor], Any]
+
+
+class Attack(Declared):
+    """Base of the attacks: small changes of inputs, so that a network tells their class no more.
+
+    An attack changes inputs alone. Given a module, it enters `attacking` by itself: parameters, their gradients,
+    buffers and random states stay as they are, to the bit. It works within a training step, autocast, ``no_grad`` and
+    the inference mode of Lightning's validation.
+
+    Args:
+        bounds: the range of the data, before any normalisation; None where they have none, as signals.
+        mean, std: by which the given inputs were normalised, one number or one for each channel (dimension 1), as
+            ``(x - mean) / std``; None for inputs in `bounds`. Balls and bounds are those before normalisation.
+        batch_norm: see `attacking`.
+        ignore_index: rows with this target stay as they are.
+        seed: where an attack that is given no generator begins to draw, anew in every call.
+
+    Shapes:
+        inputs: [rows, ...] floating point; target: [rows] class indices; returns attacked inputs like `inputs`.
+
+    Raises:
+        ValueError: inputs or a target of another kind; inputs outside of `bounds`; a network whose logits are not
+            [rows, C], have no gradient by its inputs, or hold NaN.
+    """
+
+    name = "attack"
+
+    _: KW_ONLY
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    batch_norm: BatchNormMode = "eval"
+    ignore_index: int = -100
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("bounds", "mean", "std"):
+            # Configurations give lists.
+            values = getattr(self, name)
+            setattr(self, name, None if values is None else tuple(float(value) for value in values))
+        if self.bounds is not None and not (len(self.bounds) == 2 and self.bounds[0] < self.bounds[1]):
+            raise ValueError(f"{self.name}: bounds={self.bounds} came; give the least and the largest number, or None.")
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError(f"{self.name}: mean={self.mean} came with std={self.std}; give both, of one length.")
+        if not all(value > 0 for value in self.std or ()):
+            raise ValueError(f"{self.name}: std={self.std} came; give numbers above 0.")
+
+    def __call__(
+        self,
+        network: Network,
+        inputs: Float[Tensor, "rows ..."],
+        target: Int[Tensor, " rows"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "rows ..."]:
+        """The attacked inputs, without gradient.
+
+        Args:
+            network: what is attacked: a module, or a function from inputs to logits [rows, C], within `attacking`.
+            inputs: [rows, ...] as the network takes them.
+            target: [rows] the true classes.
+            generator: draws random starts; None draws the same in every call.
+        """
+        self._check(inputs, target)
+        if not len(inputs):
+            return inputs.detach().clone()
+        if isinstance(network, nn.Module):
+            self.check_module(network)
+        own = attacking(network, self.batch_norm) if isinstance(network, nn.Module) else nullcontext(network)
+        with torch.inference_mode(False), torch.enable_grad(), own as victim:
+            # Tensors of inference mode can't be part of a graph; their copies can.
+            given, kept = inputs.detach().clone(), (target != self.ignore_index).clone()
+            clean = self._unnormalised(full_precision(given))
+            self._check_bounds(clean)
+            attacked = self.perturb(
+                lambda x: self._logits(victim, self._normalised(x).to(given.dtype)),
+                into_box(clean, self.bounds),
+                target.clone().masked_fill(~kept, 0),
+                kept,
+                generator or torch.Generator().manual_seed(self.seed),
+            ).detach()
+            self._check_numbers(attacked)
+            kept = kept.view(-1, *[1] * (given.ndim - 1))
+            return torch.where(kept & (attacked != clean), self._normalised(attacked).to(given.dtype), given)
+
+    @abstractmethod
+    def perturb(
+        self,
+        network: Callable[[Tensor], Float[Tensor, "rows classes"]],
+        clean: Float[Tensor, "rows ..."],
+        target: Int[Tensor, " rows"],
+        kept: Bool[Tensor, " rows"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "rows ..."]:
+        """The attacked inputs; what is not kept is anything.
+
+        Args:
+            network: from unnormalised inputs to logits; each of its calls is a pass of the attacked network.
+            clean: [rows, ...] unnormalised, within the bounds, at least in float32.
+            target: [rows] class indices; 0 where not kept.
+            kept: [rows] which are attacked.
+            generator: what random numbers are drawn with.
+        """
+
+    def check_module(self, network: nn.Module) -> None:
+        """Raise ``ValueError`` for a module that these settings don't fit."""
+
+    def _logits(self, network: Network, inputs: Tensor) -> Tensor:
+        logits = logits_of(f"{self.name}: the network", network(inputs))
+        if logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
+            raise ValueError(
+                f"{self.name}: the network gave logits of shape {list(logits.shape)} for {len(inputs)} rows; give one "
+                "that returns [rows, C], with C of at least 2."
+            )
+        return logits
+
+    def _check(self, inputs: Any, target: Any) -> None:
+        check_floating(self.name, "inputs", inputs)
+        check_tensor(self.name, "target", target)
+        if target.is_floating_point() or inputs.ndim < 2 or target.shape != inputs.shape[:1]:
+            raise ValueError(
+                f"{self.name}: inputs of shape {list(inputs.shape)} came with a target of shape {list(target.shape)} "
+                f"and dtype {target.dtype}; give inputs [rows, ...] and a class index for each row."
+            )
+
+    def _check_bounds(self, clean: Tensor) -> None:
+        if self.bounds is None:
+            return
+        (low, high), (least, most) = self.bounds, (float(end) for end in clean.aminmax())
+        slack = _ROUNDING * (high - low)
+        if least < low - slack or most > high + slack:
+            raise ValueError(
+                f"{self.name}: inputs from {least:.4g} to {most:.4g} came with bounds={self.bounds}; give the mean and "
+                "std by which they were normalised, their own bounds, or bounds=None."
+            )
+
+    def _check_numbers(self, attacked: Tensor) -> None:
+        # One wait for the device, after all passes.
+        if broken := int(attacked.flatten(1).isnan().any(dim=1).sum()):
+            raise ValueError(
+                f"{self.name}: the inputs, the network's logits or their gradient hold NaN in {broken} of "
+                f"{len(attacked)} rows; find the layer that makes it, under autocast perhaps by an overflow."
+            )
+
+    def _unnormalised(self, inputs: Tensor) -> Tensor:
+        return inputs if self.mean is None else inputs * self._channels("std", inputs) + self._channels("mean", inputs)
+
+    def _normalised(self, inputs: Tensor) -> Tensor:
+        if self.mean is None:
+            return inputs
+        return (inputs - self._channels("mean", inputs)) / self._channels("std", inputs)
+
+    def _channels(self, name: str, inputs: Tensor) -> Tensor:
+        values: tuple[float, ...] = getattr(self, name)
+        if len(values) not in (1, inputs.shape[1]):
+            raise ValueError(
+                f"{self.name}: {name}={values} came with inputs of shape {list(inputs.shape)}; give one number, or one "
+                "for each channel."
+            )
+        return inputs.new_tensor(values).view(-1, *[1] * (inputs.ndim - 2))

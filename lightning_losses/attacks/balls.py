@@ -1,0 +1,79 @@
+"""The sets that attacks stay within: balls around inputs, in two norms, and a box."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Norm = Literal["linf", "l2"]
+
+
+def ascent_step(gradient: Float[Tensor, "rows ..."], norm: Norm) -> Float[Tensor, "rows ..."]:
+    """The step of length 1 that raises a linear function most: the signs, or each row's unit vector; 0 where it is 0.
+
+    Example:
+        >>> ascent_step(torch.tensor([[3.0, -4.0], [0.0, 0.0]]), "l2")
+        tensor([[ 0.6000, -0.8000],
+                [ 0.0000,  0.0000]])
+    """
+    # The sign of NaN is 0 to torch, which would hide it.
+    return gradient.sign().where(~gradient.isnan(), gradient) if norm == "linf" else _unit(gradient)
+
+
+def into_ball(
+    inputs: Float[Tensor, "rows ..."],
+    centre: Float[Tensor, "rows ..."],
+    epsilon: float,
+    norm: Norm,
+    bounds: tuple[float, float] | None,
+) -> Float[Tensor, "rows ..."]:
+    """The inputs projected onto the ball around `centre`, then onto the box, which keeps them in the ball.
+
+    Example:
+        >>> into_ball(torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 1.0]]), 0.2, "linf", (0.0, 1.0))
+        tensor([[0.3000, 0.9000]])
+    """
+    moved = inputs - centre
+    if norm == "linf":
+        moved = moved.clamp(-epsilon, epsilon)
+    else:
+        length = torch.linalg.vector_norm(moved.flatten(1), dim=1).clamp(min=torch.finfo(moved.dtype).tiny)
+        moved = moved * _for_rows((epsilon / length).clamp(max=1.0), moved)
+    return into_box(centre + moved, bounds)
+
+
+def into_box(inputs: Float[Tensor, "rows ..."], bounds: tuple[float, float] | None) -> Float[Tensor, "rows ..."]:
+    """The inputs, each number clipped to the bounds; None: as they are."""
+    return inputs if bounds is None else inputs.clamp(*bounds)
+
+
+def uniform_in_ball(
+    like: Float[Tensor, "rows ..."], epsilon: float, norm: Norm, generator: torch.Generator
+) -> Float[Tensor, "rows ..."]:
+    """Points that are uniform in the ball around 0, of the shape of other rows; drawn on the generator's device.
+
+    Example:
+        >>> points = uniform_in_ball(torch.zeros(100, 3), 0.5, "l2", torch.Generator().manual_seed(0))
+        >>> bool((points.norm(dim=1) <= 0.5).all())
+        True
+    """
+    device = generator.device
+    if norm == "linf":
+        drawn = torch.rand(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+        return epsilon * (2 * drawn - 1)
+    direction = torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
+    radius = torch.rand(len(like), generator=generator, device=device, dtype=like.dtype)
+    radius = epsilon * radius ** (1 / max(like[0].numel(), 1))
+    return (_unit(direction) * _for_rows(radius, direction)).to(like.device)
+
+
+def _unit(rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows ..."]:
+    # First by the largest entry, so that squares neither overflow nor vanish.
+    tiny = torch.finfo(rows.dtype).tiny
+    rows = rows / _for_rows(rows.flatten(1).abs().amax(dim=1).clamp(min=tiny), rows)
+    return rows / _for_rows(torch.linalg.vector_norm(rows.flatten(1), dim=1).clamp(min=tiny), rows)
+
+
+def _for_rows(values: Float[Tensor, " rows"], like: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows ..."]:
+    return values.view(-1, *[1] * (like.ndim - 1))
