@@ -131,12 +131,14 @@ def _check(
     check_count("generate", "max_new_tokens", max_new_tokens)
     check_number("generate", "temperature", temperature, least=0, most=1e9)
     whole = prompts.shape[1] + max_new_tokens
-    context = getattr(network, "context_length", None)
+    context = getattr(
+        network, "context_length", getattr(getattr(network, "config", None), "max_position_embeddings", None)
+    )
     # The last token is not read again.
     if isinstance(context, int) and whole - 1 > context:
         raise ValueError(
             f"generate: max_new_tokens={max_new_tokens} came after prompts of {prompts.shape[1]} tokens; give at most "
-            f"{context + 1} tokens together, for the network's context_length is {context}."
+            f"{context + 1} tokens together, the most that the network reads is {context}."
         )
     if prompt_lengths is None:
         return torch.full((len(prompts),), prompts.shape[1], device=prompts.device)

@@ -75,7 +75,8 @@ class Mirostat(SurpriseControl):
         vocabulary_size: N; None: the number of scores. The authors' code has 50 000, whatever the network.
 
     Attributes:
-        surprises: [B] of each token drawn in the latest sequences but the last, in bits.
+        surprises: [B] of each token drawn in the latest sequences but the last, in bits; of a row that has ended, the
+            target.
 
     Shapes:
         input_ids: [B, T]; scores: [B, V], returned with -inf for what is cut off.
@@ -120,7 +121,8 @@ class MirostatV2(SurpriseControl):
         learning_rate: η, at least 0.
 
     Attributes:
-        surprises: [B] of each token drawn in the latest sequences but the last, in bits.
+        surprises: [B] of each token drawn in the latest sequences but the last, in bits; of a row that has ended, the
+            target.
 
     Shapes:
         input_ids: [B, T]; scores: [B, V], returned with -inf for what is cut off.

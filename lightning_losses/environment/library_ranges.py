@@ -25,6 +25,7 @@ _RANGES = {
         **dict.fromkeys(("every_n_epochs", "every_n_train_steps"), _AT_LEAST_0),
     },
     "lightning.pytorch.loggers.csv_logs.CSVLogger": {"flush_logs_every_n_steps": _AT_LEAST_1},
+    "lightning_losses.networks.hugging_face_causal.hugging_face_causal": _DEPTH,
     "lightning_losses.networks.timm_network.timm_network": _DEPTH,
     "torch.nn.modules.module.Module": _DEPTH,
     "torch.optim.optimizer.Optimizer": {

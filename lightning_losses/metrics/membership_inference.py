@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_losses.metrics.thresholds import counts_above
-from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.checks import check_floating, check_number, check_tensor
 from lightning_losses.parallel.processes import rows_of_all
 
 
@@ -126,6 +126,8 @@ class MembershipInference(Metric):
 
 
 def _check(who: str, scores: Tensor, members: Tensor, groups: Tensor | None) -> None:
+    check_tensor(who, "scores", scores)
+    check_tensor(who, "members", members)
     check_floating(who, "scores", scores)
     for name, tensor in (("members", members), ("groups", groups)):
         if tensor is not None and (tensor.shape != scores.shape or scores.ndim != 1):

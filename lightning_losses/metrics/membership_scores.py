@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.checks import check_floating, check_number, check_tensor
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.token_sequences import Completions, completions, token_mean
 
@@ -197,6 +197,7 @@ def token_frequencies(
         >>> token_frequencies(torch.tensor([3, 0, 0])).tolist()
         [0.6666666666666666, 0.16666666666666666, 0.16666666666666666]
     """
+    check_tensor("token_frequencies", "counts", counts)
     if counts.ndim != 1 or not bool((counts.double().isfinite() & (counts >= 0)).all()):
         raise ValueError(
             f"token_frequencies: counts of shape {list(counts.shape)} came; give a number of at least 0 for each token."

@@ -154,6 +154,7 @@ def test_what_can_not_train_is_known_before_training(overrides, message, cache):
         ["callbacks=dynamic_ema"],
         ["model=multi_token_transformer"],
         ["model.attention=lssar"],
+        ["model=hugging_face_causal", "model.model_type=gpt2"],
     ],
     ids=lambda overrides: overrides[0],
 )

@@ -55,7 +55,7 @@ _OURS = (
     _Rule("data", ("lightning.pytorch.LightningDataModule",), ("RandomAffine", "RandomShift", "RandomSignal")),
     _Rule("experiments", ("lightning_losses.experiments.launch.Experiment", *_LOGGER)),
     _Rule("modules", _MODULE),
-    _Rule("networks", _MODULE, ("multi_token_transformer", "timm_network", "with_margin_head")),
+    _Rule("networks", _MODULE, ("hugging_face_causal", "multi_token_transformer", "timm_network", "with_margin_head")),
     _Rule("parallel.blocks", names=("Execution",)),
     _Rule("parallel.fsdp2", names=("FSDP2Strategy",)),
     _Rule("teachers", _MODULE, ("checkpoint_teacher", "load_cached_teacher", "timm_teacher")),

@@ -22,6 +22,7 @@ from lightning_losses.experiments.kinds.language_models import LanguageModelling
 from lightning_losses.experiments.loggers.loggers import log_pictures, log_scores, log_table, plain_settings
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.training import Trained, Training
+from lightning_losses.networks.calls import logits_of
 from lightning_losses.plots.curves import language_model_curves
 from lightning_losses.plots.decoding import decoding_figure
 
@@ -261,7 +262,7 @@ class Decoding(LanguageModelling):
         start, stop = settings.prompt_length, settings.prompt_length + settings.new_tokens
         prompts = batch["inputs"][:, :start].to(device)
         with torch.no_grad():
-            log_p = network(batch["inputs"][:, : stop - 1].to(device)).float().log_softmax(-1)
+            log_p = logits_of("decode", network(batch["inputs"][:, : stop - 1].to(device))).float().log_softmax(-1)
         target = batch["inputs"][:, start:stop].to(device).unsqueeze(-1)
         text = log_p[:, start - 1 :].gather(-1, target).squeeze(-1)
 

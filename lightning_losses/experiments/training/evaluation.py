@@ -14,6 +14,7 @@ from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.stdlib_text import TextDataset
 from lightning_losses.experiments.training.training import Trained
 from lightning_losses.metrics import brier_score, expected_calibration_error, negative_log_likelihood
+from lightning_losses.networks.calls import call, logits_of
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def nats_per_byte(network: nn.Module, dataset: TextDataset, batch_size: int = 64
     for positions in torch.split(torch.arange(len(dataset)), batch_size):
         batch = {name: tensor.to(device) for name, tensor in dataset.__getitems__(positions.tolist()).items()}
         target = batch.pop("target").flatten()
-        logits = network(batch.pop("inputs"), **batch).float()
+        logits = logits_of("nats_per_byte", call(network, batch.pop("inputs"), **batch)).float()
         total += F.cross_entropy(logits.flatten(0, -2), target, ignore_index=IGNORED, reduction="sum").item()
     network.cpu()
     return total / predicted(dataset)
