@@ -99,7 +99,7 @@ def _from_folder(folder: Path, vocabulary_size: int | None, context_length: int 
     ):
         if asked is not None and own is not None and asked > own:
             raise ValueError(
-                f"hugging_face_causal: {name}={asked} came, and the model in {folder} has {own}; give data with no more "
+                f"hugging_face_causal: {name}={asked} came, and the model in {folder} has {own}; give data of no more "
                 "than that, or another model."
             )
     return network  # type: ignore[no-any-return]
