@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.companions.domain_weights import DomainWeights as DomainWeights
     from lightning_losses.callbacks.companions.ngame_clusters import NGAMEClusters as NGAMEClusters
     from lightning_losses.callbacks.interventions.adaptive_noise import AdaptiveNoise as AdaptiveNoise
+    from lightning_losses.callbacks.interventions.asam import ASAM as ASAM
     from lightning_losses.callbacks.interventions.dynamic_ema import DynamicEMA as DynamicEMA
     from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast
     from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard as NumericsGuard
     from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient as OrthogonalGradient
+    from lightning_losses.callbacks.interventions.sam import SAM as SAM
+    from lightning_losses.callbacks.interventions.second_gradient import SecondGradient as SecondGradient
+    from lightning_losses.callbacks.interventions.surrogate_gradient_norm import (
+        SurrogateGradientNorm as SurrogateGradientNorm,
+    )
     from lightning_losses.callbacks.interventions.weight_aligning import WeightAligning as WeightAligning
     from lightning_losses.callbacks.interventions.weight_norm_projection import (
         WeightNormProjection as WeightNormProjection,

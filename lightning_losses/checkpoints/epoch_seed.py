@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lightning_losses.environment.random_states import RandomStates
 from lightning_losses.parallel.processes import values_on_first
 
 
@@ -56,23 +57,26 @@ class EpochSeed(Callback):
 
 
 def _states(device: torch.device) -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    version, values, following = random.getstate()
+    """The generators' states in plain values, as checkpoints hold them."""
+    now = RandomStates.now(device)
+    kind, keys, position, has_gauss, gauss = now.numpy
+    version, values, following = now.python
     states: dict[str, Any] = {
         "python": (version, torch.tensor(values), following),
         "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
+        "torch": now.host,
     }
-    if device.type == "cuda":
-        states["device"] = torch.cuda.get_rng_state(device)
-    return states
+    return states if now.on_device is None else {**states, "device": now.on_device}
 
 
 def _restore(states: dict[str, Any], device: torch.device) -> None:
     version, values, following = states["python"]
-    random.setstate((version, tuple(values.tolist()), following))
     kind, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(states["torch"].cpu())
-    if "device" in states and device.type == "cuda":
-        torch.cuda.set_rng_state(states["device"].cpu(), device)
+    on_device = states["device"].cpu() if "device" in states and device.type == "cuda" else None
+    RandomStates(
+        (version, tuple(values.tolist()), following),
+        (kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss),
+        states["torch"].cpu(),
+        device,
+        on_device,
+    ).restore()

@@ -141,6 +141,16 @@ def wrap_batches(trainer: "L.Trainer", wrapper: Callable[[Callable[[], None]], C
     loop.on_advance_end = wrapper(loop.on_advance_end)  # type: ignore[method-assign]
 
 
+def around_training_steps(trainer: "L.Trainer", wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Run every training step, with the strategy's precision and wrapping, within something else."""
+    trainer.strategy.training_step = wrapper(trainer.strategy.training_step)  # type: ignore[method-assign]
+
+
+def plain_training_steps(trainer: "L.Trainer") -> None:
+    """Run training steps by themselves again."""
+    vars(trainer.strategy).pop("training_step", None)
+
+
 def release_processes() -> list[subprocess.Popen[Any]]:
     """The further processes that Lightning started and watches; from here on it lets them leave, and ends nothing."""
     from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_losses.balancing.base import Balancing
-from lightning_losses.environment.lightning_internals import attached_trainer, running_hook, takes_step
+from lightning_losses.environment.lightning_internals import attached_trainer, running_hook
+from lightning_losses.environment.repeated_batch import closes_step, runs_again
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.glossary import is_shared
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
@@ -122,6 +123,8 @@ class ObjectiveMixin(SampleStates):
             output: of the step.
             offered: the tensors that the objective was given, if they are more than the output's.
         """
+        if runs_again(self):
+            return
         if self.sample_memories():
             self.remember_samples({**self.training_clock(), **output})
         self._renew_losses({**output, **(offered or {})})
@@ -214,7 +217,7 @@ class ObjectiveMixin(SampleStates):
         for step in steps.values():
             step.before_backward(loss)
         super().backward(loss, *arguments, **keywords)
-        if steps and takes_step(self.trainer):
+        if steps and closes_step(self):
             records = {key: step.finish() for key, step in steps.items()}
             steps.clear()
             self.__dict__["_term_record"] = records.get(id(self.objective))

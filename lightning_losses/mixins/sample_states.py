@@ -8,6 +8,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from lightning_losses.environment.machine import host_memory
+from lightning_losses.environment.repeated_batch import read_once
 from lightning_losses.losses.sample_memory import Columns, Kept, RememberingLoss, SampleMemory
 from lightning_losses.mixins.training_means import TrainingMeans
 from lightning_losses.objective import Objective, Term
@@ -226,7 +227,12 @@ class SampleStates(TrainingMeans):
         index = self._index(name, len(logits), tensors).cpu()
         state = self.sample_states.setdefault(name, SampleState(name))
         state.reserve(index, fresh, device)
-        return lambda column: state.columns[column][index.to(device)].to(logits.device)
+
+        def kept(column: str) -> Tensor:
+            rows = read_once(self, (name, column), lambda: state.columns[column][index.to(device)])
+            return rows.to(logits.device)
+
+        return kept
 
     def _index(self, name: str, samples: int, tensors: Mapping[str, Any]) -> Int[Tensor, " batch"]:
         index = tensors.get("index")

@@ -14,6 +14,7 @@ from lightning_losses.environment.lightning_internals import (
     takes_step,
 )
 from lightning_losses.environment.logged_means import log_means
+from lightning_losses.environment.repeated_batch import closes_step, runs_again
 from lightning_losses.mixins.epoch_means import EpochMeans
 from lightning_losses.mixins.step_means import StepMeans
 from lightning_losses.objective.term import Count
@@ -71,7 +72,7 @@ class TrainingMeans(_Base):
         means: StepMeans | None = self.__dict__.get("_step_means")
         if means is not None and means.noted and loss.requires_grad:
             trainer = self.trainer
-            closing = running_hook(self) == "backward" and takes_step(trainer)
+            closing = running_hook(self) == "backward" and closes_step(self)
             loss = means.prepare(
                 loss,
                 arguments[0] if arguments else keywords.get("gradient"),
@@ -84,7 +85,7 @@ class TrainingMeans(_Base):
         super().backward(loss, *arguments, **keywords)
         callbacks: list[Any] = getattr(attached_trainer(self), "callbacks", [])
         # A callback that may still skip the step tells when the means are final.
-        if not any(getattr(callback, "leaves_out_steps", False) for callback in callbacks):
+        if not runs_again(self) and not any(getattr(callback, "leaves_out_steps", False) for callback in callbacks):
             self.log_finished_means()
 
     def share_of_step(self, part: Float[Tensor, ""], count: Count) -> Float[Tensor, ""]:
@@ -123,7 +124,7 @@ class TrainingMeans(_Base):
         Several calls for one batch add up to one total, unless they have a part in common.
         """
         trainer = attached_trainer(self)
-        if trainer is None or log_name is None or trainer.sanity_checking or trainer.predicting:
+        if trainer is None or log_name is None or trainer.sanity_checking or trainer.predicting or runs_again(self):
             return
         if trainer.training:
             self._begin_epoch()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_losses.data.seeded_views import Augmentation, seeded_view
 from lightning_losses.environment.lightning_internals import attached_trainer
+from lightning_losses.environment.repeated_batch import read_once, runs_again
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.grad_cache import GradCache
 from lightning_losses.numerics.checks import check_count
@@ -154,13 +155,14 @@ class TwoViews(GradCache, DistillationMixin):
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add what the objective takes of the two views."""
         tensors = super().objective_tensors(tensors)
-        queue = {"queue": self.past_embeddings[: self._queued]} if self.__dict__.get("_queued") else {}
+        queued = read_once(self, "queued", lambda: self.__dict__.get("_queued"))
+        queue = {"queue": self.past_embeddings[:queued]} if queued else {}
         return {**queue, **self._predicted(tensors), **self._targets(tensors), **self._further(tensors), **tensors}
 
     def on_objective(self, output: dict[str, Any], offered: dict[str, Any] | None = None) -> None:
         """Enqueue a training step's embeddings."""
         super().on_objective(output, offered)
-        if "_queued" not in self.__dict__ or self.evaluates or not torch.is_grad_enabled():
+        if "_queued" not in self.__dict__ or self.evaluates or not torch.is_grad_enabled() or runs_again(self):
             return
         keys = {**output, **(offered or {})}
         newest = keys["embeddings_b" if self.teacher is None else "target_embeddings_b"].detach()

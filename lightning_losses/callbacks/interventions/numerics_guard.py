@@ -13,6 +13,7 @@ from lightning_losses.callbacks.access import refuse_place_after, refuse_place_b
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
+from lightning_losses.callbacks.interventions.second_gradient import SecondGradient
 from lightning_losses.checkpoints.epoch_seed import EpochSeed
 from lightning_losses.diagnostics.numerics import Cause, find_cause, save_batch
 from lightning_losses.mixins.training_means import TrainingMeans
@@ -62,8 +63,8 @@ class NumericsGuard(DeclaredCallback):
         repeats_batches: True; modules that take several steps per batch refuse such a callback.
 
     Raises:
-        ValueError: settings out of range; a place after `Grokfast` or `OrthogonalGradient`, or before `EpochSeed`; in
-            training (`NotFiniteError`), a loss that is not finite, or too many of them in a row.
+        ValueError: settings out of range; a place after `Grokfast`, `OrthogonalGradient` or `SecondGradient`, or before
+            `EpochSeed`; in training (`NotFiniteError`), a loss that is not finite, or too many of them in a row.
 
     Example:
         >>> NumericsGuard(skip=True, max_consecutive=3).skipped
@@ -99,7 +100,7 @@ class NumericsGuard(DeclaredCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a place in the list where it would check too late, or replay with other random numbers."""
-        refuse_place_after(trainer, self, Grokfast, OrthogonalGradient)
+        refuse_place_after(trainer, self, Grokfast, OrthogonalGradient, SecondGradient)
         refuse_place_before(trainer, self, EpochSeed)
 
     def on_train_batch_start(
