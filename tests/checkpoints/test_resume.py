@@ -38,6 +38,7 @@ ELSEWHERE = {
     "LastCheckpoint": "tests/checkpoints/test_last_checkpoint.py",
     "LearningRateSensitivity": "tests/callbacks/monitors/test_learning_rate_sensitivity.py",
     "NGAMEClusters": "tests/callbacks/companions/test_ngame_clusters.py",
+    "SurrogateGradientNorm": "tests/callbacks/interventions/test_second_gradient.py",
 }
 
 
