@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.companions.ngame_clusters import NGAMEClusters as NGAMEClusters
     from lightning_losses.callbacks.interventions.adaptive_noise import AdaptiveNoise as AdaptiveNoise
     from lightning_losses.callbacks.interventions.asam import ASAM as ASAM
+    from lightning_losses.callbacks.interventions.cyclical_sgmcmc import CyclicalSGMCMC as CyclicalSGMCMC
     from lightning_losses.callbacks.interventions.dynamic_ema import DynamicEMA as DynamicEMA
     from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast
     from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard as NumericsGuard
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.records.history import History as History
     from lightning_losses.callbacks.records.metrics_file import MetricsFile as MetricsFile
     from lightning_losses.callbacks.records.progress import Progress as Progress
+    from lightning_losses.callbacks.records.swag import SWAG as SWAG
 else:
 
     def __getattr__(name: str) -> Any:

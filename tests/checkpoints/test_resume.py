@@ -32,12 +32,14 @@ ELSEWHERE = {
     "AdaptiveNoise": "tests/callbacks/interventions/test_adaptive_noise.py",
     "ClassCentroids": "tests/recipes/test_kill.py",
     "ClassCounts": "tests/callbacks/companions/test_class_counts.py",
+    "CyclicalSGMCMC": "tests/callbacks/interventions/test_cyclical_sgmcmc.py",
     "DynamicEMA": "tests/callbacks/interventions/test_dynamic_ema.py",
     "DomainWeights": "tests/callbacks/companions/test_domain_weights.py",
     "History": "tests/recipes/test_resume.py",
     "LastCheckpoint": "tests/checkpoints/test_last_checkpoint.py",
     "LearningRateSensitivity": "tests/callbacks/monitors/test_learning_rate_sensitivity.py",
     "NGAMEClusters": "tests/callbacks/companions/test_ngame_clusters.py",
+    "SWAG": "tests/callbacks/records/test_swag.py",
     "SurrogateGradientNorm": "tests/callbacks/interventions/test_second_gradient.py",
 }
 
