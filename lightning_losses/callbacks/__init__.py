@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.interventions.surrogate_gradient_norm import (
         SurrogateGradientNorm as SurrogateGradientNorm,
     )
+    from lightning_losses.callbacks.interventions.test_time_adaptation import TestTimeAdaptation as TestTimeAdaptation
     from lightning_losses.callbacks.interventions.weight_aligning import WeightAligning as WeightAligning
     from lightning_losses.callbacks.interventions.weight_norm_projection import (
         WeightNormProjection as WeightNormProjection,

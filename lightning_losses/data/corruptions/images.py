@@ -52,8 +52,8 @@ def motion_blur(image: Image, length: float, generator: torch.Generator) -> Imag
 
 def pixelation(image: Image, share: float, generator: torch.Generator) -> Image:
     """Keeps this share of the resolution: means of blocks, each shown as large as it was."""
-    size = [max(round(share * side), 1) for side in image.shape[1:]]
-    small = functional.adaptive_avg_pool2d(image, size)
+    height, width = (max(round(share * side), 1) for side in image.shape[1:])
+    small = functional.adaptive_avg_pool2d(image, (height, width))
     return functional.interpolate(small.unsqueeze(0), image.shape[1:], mode="nearest").squeeze(0)
 
 

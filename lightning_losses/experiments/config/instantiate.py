@@ -58,6 +58,7 @@ _OURS = (
     _Rule("networks", _MODULE, ("hugging_face_causal", "multi_token_transformer", "timm_network", "with_margin_head")),
     _Rule("parallel.blocks", names=("Execution",)),
     _Rule("parallel.fsdp2", names=("FSDP2Strategy",)),
+    _Rule("test_time", ("lightning_losses.test_time.adaptation.TestTimeMethod",)),
     _Rule("teachers", _MODULE, ("checkpoint_teacher", "load_cached_teacher", "timm_teacher")),
 )
 _RULES = (

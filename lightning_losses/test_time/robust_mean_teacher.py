@@ -1,0 +1,94 @@
+"""Robust mean teacher: learns from the moving average of its own weights by symmetric cross-entropy."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call
+
+from lightning_losses.data.seeded_views import Augmentation, seeded_view
+from lightning_losses.losses.test_time.rmt_symmetric_cross_entropy import RMTSymmetricCrossEntropy
+from lightning_losses.networks.calls import logits_of
+from lightning_losses.numerics.settings import Seed, Share
+from lightning_losses.test_time.adaptation import Adaptation, TestTimeMethod
+
+
+class RobustMeanTeacher(TestTimeMethod):
+    """Robust mean teacher: learns from the moving average of its own weights by symmetric cross-entropy.
+
+    The mean of ``½ SCE(student(x), teacher(x)) + ½ SCE(student(x'), teacher(x))`` with x' a view of x
+    (`RMTSymmetricCrossEntropy`), by all parameters. After the step the teacher's weights move:
+    ``θ' ← m θ' + (1 - m) θ``. The prediction is the sum of the logits of student and teacher, from before.
+
+    Args:
+        alpha: the share of the reverse term of SCE, in [0, 1].
+        momentum: m, in [0, 1].
+        augmentation: makes a view of one input with a generator, such as `RandomAffine`; None leaves the second term
+            out, with the first at full weight.
+        seed: of the views.
+        lr, optimizer, include, exclude: see `TestTimeMethod`; all parameters if `include` is None.
+
+    Source:
+        Döbler, Marsden, Yang, 2022, "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation",
+        arXiv:2211.13081, and their code, mariodoebler/test-time-adaptation, as without source data and without its
+        contrast with source prototypes (both weights of the paper's further terms are 0 here, and so is the warm-up).
+
+    Example:
+        >>> from lightning_losses.test_time import Adaptation
+        >>> network = torch.nn.Linear(2, 3)
+        >>> with Adaptation(network, RobustMeanTeacher()) as run:
+        ...     logits = network(torch.randn(8, 2))
+        >>> sorted(run.state)
+        ['batches', 'teacher.bias', 'teacher.weight']
+    """
+
+    name = "robust_mean_teacher"
+
+    alpha: Share = 0.5
+    momentum: Share = 0.999
+    augmentation: Augmentation | None = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.include = ("*",) if self.include is None else self.include
+        self.cross_entropy = RMTSymmetricCrossEntropy(self.alpha, reduction="none")
+
+    def begin(self, run: Adaptation) -> None:
+        """Have the teacher begin as the network."""
+        run.state.update({f"teacher.{name}": value.detach().clone() for name, value in run.adapted.items()})
+        run.state["batches"] = torch.tensor(0)
+
+    def adapt(self, run: Adaptation, inputs: Any) -> Float[Tensor, "*rows classes"]:
+        """Take a step on a batch, and predict."""
+        teacher_logits = self._teacher_logits(run)
+        logits = run.logits()
+        values = self.cross_entropy(logits, teacher_logits)
+        if self.augmentation is not None:
+            of_view = self.cross_entropy(run.logits(self._view(inputs, int(run.state["batches"]))), teacher_logits)
+            values = 0.5 * values + 0.5 * of_view
+        run.state["batches"] += 1
+        if run.step(values.flatten()):
+            for name, parameter in run.adapted.items():
+                run.state[f"teacher.{name}"].lerp_(parameter.detach(), 1 - self.momentum)
+        return logits + teacher_logits
+
+    def _teacher_logits(self, run: Adaptation) -> Float[Tensor, "*rows classes"]:
+        weights = {name: run.state[f"teacher.{name}"] for name in run.adapted}
+        given, named = run.given
+        with torch.no_grad():
+            output = functional_call(run.network, weights, given, named)
+        return logits_of("robust_mean_teacher: the network", output)
+
+    def _view(self, inputs: Any, number: int) -> Tensor:
+        if not isinstance(inputs, Tensor):
+            raise ValueError(
+                f"robust_mean_teacher: inputs as a {type(inputs).__name__} came; give a tensor, or no augmentation."
+            )
+        assert self.augmentation is not None
+        views = [
+            seeded_view(self.augmentation, sample, self.seed, number, place)
+            for place, sample in enumerate(inputs.detach().cpu())
+        ]
+        return torch.stack(views).to(inputs)
