@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import LDAM as LDAM
     from lightning_losses.losses import LDRKL as LDRKL
     from lightning_losses.losses import LUSPO as LUSPO
+    from lightning_losses.losses import MART as MART
     from lightning_losses.losses import MCMI as MCMI
     from lightning_losses.losses import MDCA as MDCA
     from lightning_losses.losses import MESA as MESA
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SAPO as SAPO
     from lightning_losses.losses import SCE as SCE
     from lightning_losses.losses import TCM as TCM
+    from lightning_losses.losses import TRADES as TRADES
     from lightning_losses.losses import UNPG as UNPG
     from lightning_losses.losses import USKD as USKD
     from lightning_losses.losses import VESPO as VESPO
@@ -209,6 +211,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SinKD as SinKD
     from lightning_losses.losses import SkewKL as SkewKL
     from lightning_losses.losses import SkewRKL as SkewRKL
+    from lightning_losses.losses import SmoothAdversarialCompSum as SmoothAdversarialCompSum
     from lightning_losses.losses import SoftAvUC as SoftAvUC
     from lightning_losses.losses import SoftBinnedECE as SoftBinnedECE
     from lightning_losses.losses import SoftEntropyRegularization as SoftEntropyRegularization

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.interventions.weight_norm_projection import (
         WeightNormProjection as WeightNormProjection,
     )
+    from lightning_losses.callbacks.monitors.adversarial_error_scaling import (
+        AdversarialErrorScaling as AdversarialErrorScaling,
+    )
     from lightning_losses.callbacks.monitors.alignment_uniformity import AlignmentUniformity as AlignmentUniformity
     from lightning_losses.callbacks.monitors.attention_entropy import AttentionEntropy as AttentionEntropy
     from lightning_losses.callbacks.monitors.attention_logits import AttentionLogits as AttentionLogits
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.monitors.opposing_signals import OpposingSignals as OpposingSignals
     from lightning_losses.callbacks.monitors.output_logits import OutputLogits as OutputLogits
     from lightning_losses.callbacks.monitors.projection_gap import ProjectionGap as ProjectionGap
+    from lightning_losses.callbacks.monitors.robust_accuracy import RobustAccuracy as RobustAccuracy
     from lightning_losses.callbacks.monitors.shot_accuracy_monitor import ShotAccuracyMonitor as ShotAccuracyMonitor
     from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse as SoftmaxCollapse
     from lightning_losses.callbacks.monitors.weight_norms import WeightNorms as WeightNorms

@@ -34,7 +34,7 @@ _BASES = {
     *("Calibrator", "ConformalIntervals", "ConformalSets"),
     *("DeclaredCallback", "GradientBalancing", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"),
     *("OutOfDistributionScore", "SequenceProcessor", "SurpriseControl"),
-    *(f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")),
+    *(f"{kind}Monitor" for kind in ("", "Attack", "Gradient", "Layer", "Logit", "Parameter", "Probe")),
 }
 
 

@@ -224,6 +224,11 @@ if TYPE_CHECKING:
     from lightning_losses.losses.retrieval.mw_loss import MWLoss as MWLoss
     from lightning_losses.losses.retrieval.soft_topk_loss import SoftTopKLoss as SoftTopKLoss
     from lightning_losses.losses.retrieval.triplet_ohnm import TripletOHNM as TripletOHNM
+    from lightning_losses.losses.robustness.mart import MART as MART
+    from lightning_losses.losses.robustness.smooth_adversarial_comp_sum import (
+        SmoothAdversarialCompSum as SmoothAdversarialCompSum,
+    )
+    from lightning_losses.losses.robustness.trades import TRADES as TRADES
     from lightning_losses.losses.self_supervised.barlow_twins import BarlowTwins as BarlowTwins
     from lightning_losses.losses.self_supervised.dino_loss import DINOLoss as DINOLoss
     from lightning_losses.losses.self_supervised.glocal_alignment import GlocalAlignment as GlocalAlignment

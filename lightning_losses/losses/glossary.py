@@ -143,6 +143,12 @@ GLOSSARY: dict[str, Name] = {
     "noisy_logits_b": Name(
         "as `logits`", "trained", "the same of another such pass", lambda s: 2 * s.normal(s.batch, s.classes)
     ),
+    "attacked_logits": Name(
+        "as `logits`", "trained", "logits of the inputs after an attack", lambda s: 2 * s.normal(s.batch, s.classes)
+    ),
+    "attacked_inputs": Name(
+        "as `inputs`", "constant", "the inputs after an attack", lambda s: s.normal(s.batch, s.features)
+    ),
     "energies": Name(
         "[..., C]",
         "trained",

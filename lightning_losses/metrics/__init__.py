@@ -73,6 +73,7 @@ from lightning_losses.metrics.subgroup_accuracy import (
     balanced_accuracy,
     subgroup_accuracy,
 )
+from lightning_losses.metrics.tail_accuracy import tail_accuracy
 
 __all__ = [
     "OPIS",
@@ -144,6 +145,7 @@ __all__ = [
     "shot_groups",
     "size_stratified_violation",
     "subgroup_accuracy",
+    "tail_accuracy",
     "token_frequencies",
     "tolerance",
     "uniformity",

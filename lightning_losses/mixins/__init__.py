@@ -1,5 +1,6 @@
 """Mixins that decide the loss of a LightningModule."""
 
+from lightning_losses.mixins.adversarial_training import AdversarialTrainingMixin
 from lightning_losses.mixins.co_teaching import CoTeachingMixin
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.ema_teacher import EMATeacherMixin
@@ -16,6 +17,7 @@ from lightning_losses.mixins.two_views import TwoViews
 from lightning_losses.mixins.unlearning import UnlearningMixin
 
 __all__ = [
+    "AdversarialTrainingMixin",
     "CoTeachingMixin",
     "DistillationMixin",
     "EMATeacherMixin",

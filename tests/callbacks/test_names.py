@@ -11,9 +11,9 @@ import lightning_losses.callbacks as callbacks
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.environment.lazy_exports import exports
 
-BASES = {f"{kind}Monitor" for kind in ("", "Evaluation", "Gradient", "Layer", "Logit", "Parameter", "Probe")} | {
-    "DeclaredCallback"
-}
+BASES = {
+    f"{kind}Monitor" for kind in ("", "Attack", "Evaluation", "Gradient", "Layer", "Logit", "Parameter", "Probe")
+} | {"DeclaredCallback"}
 
 
 def own():

@@ -23,13 +23,16 @@ import lightning_losses.calibrators
 import lightning_losses.callbacks
 import lightning_losses.metrics
 from lightning_losses import AdaFocal, Objective
+from lightning_losses.attacks import FGSM, PGD
 from lightning_losses.calibrators import Calibrator, ConformalSets, LogitAdjuster
 from lightning_losses.calibrators.one_vs_rest import LogOddsOneVsRest, OneVsRest
 from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor
 from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
 from lightning_losses.callbacks.companions.class_counts import ClassCounts
+from lightning_losses.callbacks.monitors.adversarial_error_scaling import AdversarialErrorScaling
 from lightning_losses.callbacks.monitors.alignment_uniformity import AlignmentUniformity
+from lightning_losses.callbacks.monitors.attack_monitor import AttackMonitor
 from lightning_losses.callbacks.monitors.attention_entropy import AttentionEntropy
 from lightning_losses.callbacks.monitors.attention_logits import AttentionLogits
 from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation
@@ -55,6 +58,7 @@ from lightning_losses.callbacks.monitors.output_logits import OutputLogits
 from lightning_losses.callbacks.monitors.parameters import GradientMonitor, ParameterMonitor
 from lightning_losses.callbacks.monitors.probe import LayerMonitor, ProbeMonitor
 from lightning_losses.callbacks.monitors.projection_gap import ProjectionGap
+from lightning_losses.callbacks.monitors.robust_accuracy import RobustAccuracy
 from lightning_losses.callbacks.monitors.shot_accuracy_monitor import ShotAccuracyMonitor
 from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
 from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
@@ -76,8 +80,17 @@ pytestmark = pytest.mark.distributed
 
 PROBE = {"every_n_steps": 2, "samples": 7}
 TASKS = [(torch.randn(9, 5, generator=torch.Generator().manual_seed(t)), torch.arange(9) % 3) for t in (0, 1)]
+
+
+def alike(layer):
+    """The same weights on every process."""
+    layer.weight.copy_(torch.linspace(-1, 1, layer.weight.numel()).sin().view_as(layer.weight))
+    layer.bias.zero_()
+
+
 # How each monitor is made for the network below.
 MONITORS = {
+    AdversarialErrorScaling: lambda: AdversarialErrorScaling(FGSM(bounds=None), epsilons=[0.05, 0.1, 0.2, 0.4]),
     AlignmentUniformity: lambda: AlignmentUniformity(every_n_steps=2),
     AttentionEntropy: lambda: AttentionEntropy(**PROBE),
     AttentionLogits: lambda: AttentionLogits(**PROBE),
@@ -100,6 +113,12 @@ MONITORS = {
     OpposingSignals: lambda: OpposingSignals(group=2, **PROBE),
     OutputLogits: lambda: OutputLogits(every_n_steps=2),
     ProjectionGap: lambda: ProjectionGap("network.first", "network.head", num_classes=3),
+    # Random starts depend on a row's place in its batch.
+    RobustAccuracy: lambda: RobustAccuracy(
+        {"fgsm": FGSM(epsilon=0.2, bounds=None), "pgd": PGD(epsilon=0.2, random_start="none", bounds=None)},
+        surrogates={"other": nn.Linear(5, 3).requires_grad_(False).apply(alike)},
+        draws=0,
+    ),
     ShotAccuracyMonitor: lambda: ShotAccuracyMonitor(class_counts=[400, 50, 4]),
     SoftmaxCollapse: lambda: SoftmaxCollapse(["float16"], every_n_steps=2),
     WeightNorms: lambda: WeightNorms(every_n_steps=2),
@@ -107,7 +126,10 @@ MONITORS = {
 }
 # It needs an objective, which no FSDP2 may shard: tests/balancing/test_training.py has it on two processes.
 ELSEWHERE = {GradientConflict}
-BASES = {Monitor, EvaluationMonitor, LogitMonitor, ProbeMonitor, LayerMonitor, ParameterMonitor, GradientMonitor}
+BASES = {
+    *(Monitor, AttackMonitor, EvaluationMonitor, LogitMonitor, ProbeMonitor, LayerMonitor),
+    *(ParameterMonitor, GradientMonitor),
+}
 
 
 def classes_in(package, base):

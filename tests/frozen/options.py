@@ -163,6 +163,7 @@ VALUES: dict[str, list[Any]] = {
     "most": [1.0, 5.0, 0.1],
     "most_temperature": [1.0, 3.0, 0.5],
     "mu": [0.0, 1.0, -1.0],
+    "nu": [0.0, 2.0, -1.0],
     "n_iters": [1, 50, 0],
     "new_weight": [0.0, 2.0, -1.0],
     "noise_std": [0.1, 2.0, 0],

@@ -72,6 +72,7 @@ CLASS_WISE = (
     "multi_hot",
     "noisy_logits",
     "noisy_logits_b",
+    "attacked_logits",
     "teacher_logits",
     "distillation_logits",
     "mixup_logits",

@@ -19,6 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import lightning_losses
+from lightning_losses.attacks import Attack
+from lightning_losses.attacks.for_data import for_data
 from lightning_losses.callbacks import History, MetricsFile, Progress
 from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
 from lightning_losses.checkpoints import EpochSeed, LastCheckpoint
@@ -223,6 +225,9 @@ class Training:
             )
         module: L.LightningModule = make(**live)
         self._tell_class_counts(module)
+        if isinstance(attack := getattr(module, "attack", None), Attack):
+            # A rehearsal has no trainer that would tell it.
+            module.attack = for_data(attack, self.datamodule)  # type: ignore[assignment]
         return module
 
     def _tell_class_counts(self, module: nn.Module) -> None:

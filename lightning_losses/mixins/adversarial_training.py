@@ -1,0 +1,107 @@
+"""The mixin that attacks every batch before the objective sees it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_losses.attacks.attack import Attack
+from lightning_losses.attacks.for_data import for_data
+from lightning_losses.environment.lightning_internals import attached_trainer
+from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.numerics.rows import class_indices, labelled_rows
+from lightning_losses.objective.ignored_targets import ignored_targets
+from lightning_losses.parallel.processes import group_rank
+
+
+class AdversarialTrainingMixin(ObjectiveMixin):
+    """Offers the objective `attacked_logits` and `attacked_inputs`: those of the step's inputs after an attack.
+
+    The batch is attacked only if the objective takes them. Plain adversarial training is cross-entropy of the attacked
+    logits alone (``objective=adversarial_ce``); `TRADES`, `MART` and `SmoothAdversarialCompSum` take both logits, and
+    the attack that belongs to each is set by its loss. The attack runs in evaluation mode and changes neither weights,
+    gradients, buffers nor random states; the pass of the attacked inputs is one of training. What layers put out there
+    is not recorded as the batch's.
+
+    Random starts are drawn anew for each batch, from the attack's seed, the epoch, the batch and the process: a resumed
+    run draws what an uninterrupted one does.
+
+    Attributes:
+        attack: any `Attack`. If it has bounds and no `mean` and `std`, it gets those by which the trainer's data module
+            normalised.
+
+    Raises:
+        ValueError: no attack, where the objective takes attacked logits; a step that offers no inputs or target.
+
+    Source:
+        Madry, Makelov, Schmidt, Tsipras, Vladu, 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks",
+        arXiv:1706.06083, who attack in training mode; this attacks in evaluation mode, as the code of TRADES and MART
+        does, unless the attack says ``batch_norm="train"``.
+
+    Example:
+        >>> import lightning
+        >>> from lightning_losses import Objective, TRADES
+        >>> from lightning_losses.attacks import PGD
+        >>> class Robust(AdversarialTrainingMixin, lightning.LightningModule):
+        ...     attack = PGD(loss="kl_divergence", random_start="normal")
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = torch.nn.Linear(4, 3)
+        ...         self.objective = Objective({"trades": TRADES()})
+        ...     def forward(self, inputs):
+        ...         return self.network(inputs)
+        ...     def training_step(self, batch, batch_idx):
+        ...         inputs, target = batch
+        ...         return self.apply_objective(inputs=inputs, logits=self(inputs), target=target)
+        >>> Robust().training_step((torch.rand(2, 4), torch.tensor([0, 1])), 0)["loss"].item() > 0
+        True
+    """
+
+    attack: Attack | None = None
+
+    def setup(self, stage: str) -> None:
+        """Tell the attack how the data are normalised."""
+        super().setup(stage)
+        if self.attack is not None:
+            self.attack = for_data(self.attack, getattr(attached_trainer(self), "datamodule", None))
+
+    def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Add the attacked inputs and their logits, if the objective takes them."""
+        tensors = super().objective_tensors(tensors)
+        if all(name in tensors or not self.objective.needs(name) for name in ("attacked_logits", "attacked_inputs")):
+            return tensors
+        return {**tensors, **self.attacked(tensors)}
+
+    def attacked(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The attacked inputs of a step and their logits.
+
+        Args:
+            tensors: `inputs` and `target`; what no term of the objective counts is not attacked. Of a target of
+                probabilities the likeliest class is.
+        """
+        who = type(self).__name__
+        if self.attack is None:
+            raise ValueError(
+                f"{who}: the objective takes attacked logits, and no attack is set; set self.attack = PGD()."
+            )
+        if missing := [name for name in ("inputs", "target") if name not in tensors]:
+            raise ValueError(
+                f"{who}: an attack needs {' and '.join(map(repr, missing))}; the step offered "
+                f"{', '.join(map(repr, sorted(tensors)))}."
+            )
+        inputs, target = tensors["inputs"], tensors["target"]
+        kept = labelled_rows(target, *ignored_targets(self))
+        classes = class_indices(target).masked_fill(~kept, self.attack.ignore_index)
+        with self.beside_the_batch():
+            attacked = self.attack(self, inputs, classes, self.attack_generator(inputs.device))
+            return {"attacked_inputs": attacked, "attacked_logits": self(attacked)}
+
+    def attack_generator(self, device: torch.device) -> torch.Generator:
+        """A generator for the random starts of this batch on this process."""
+        assert self.attack is not None
+        trainer = attached_trainer(self)
+        place = (trainer.current_epoch, trainer.fit_loop.batch_idx) if trainer is not None else (0, 0)
+        state = np.random.SeedSequence([self.attack.seed, *place, group_rank()]).generate_state(1, np.uint64)
+        return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
