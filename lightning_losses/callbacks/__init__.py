@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.monitors.neural_collapse import NeuralCollapse as NeuralCollapse
     from lightning_losses.callbacks.monitors.nlm_cosine import NLMCosine as NLMCosine
     from lightning_losses.callbacks.monitors.opposing_signals import OpposingSignals as OpposingSignals
+    from lightning_losses.callbacks.monitors.out_of_distribution import OutOfDistribution as OutOfDistribution
     from lightning_losses.callbacks.monitors.output_logits import OutputLogits as OutputLogits
     from lightning_losses.callbacks.monitors.projection_gap import ProjectionGap as ProjectionGap
     from lightning_losses.callbacks.monitors.robust_accuracy import RobustAccuracy as RobustAccuracy

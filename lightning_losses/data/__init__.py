@@ -7,9 +7,11 @@ from lightning_losses.data.digits import Digits
 from lightning_losses.data.domain_data import DomainData, DomainDataset
 from lightning_losses.data.image_data import ImageData, ImageDataset
 from lightning_losses.data.keel import KEEL
+from lightning_losses.data.known_classes import KnownClasses
 from lightning_losses.data.mnist1d import MNIST1D
 from lightning_losses.data.mnist1d_domains import MNIST1DDomains
 from lightning_losses.data.mnist5k import MNIST5k
+from lightning_losses.data.noise import GaussianNoise
 from lightning_losses.data.rotated_digits import RotatedDigits
 
 __all__ = [
@@ -21,8 +23,10 @@ __all__ = [
     "Digits",
     "DomainData",
     "DomainDataset",
+    "GaussianNoise",
     "ImageData",
     "ImageDataset",
+    "KnownClasses",
     "MNIST1DDomains",
     "MNIST5k",
     "RotatedDigits",

@@ -246,23 +246,59 @@ def share_of_training_set(
         ValueError: training data without a data set of known length, or of fewer samples than processes; a data set of
             whole batches that the processes can't share evenly.
     """
-    loader: Any = trainer.train_dataloader
+    world, rank = trainer.world_size, trainer.global_rank
+    return share_of_samples(who, trainer.train_dataloader, world, rank, batch_size, remedy=remedy)
+
+
+def share_of_samples(
+    who: str,
+    loader: Any,
+    world: int,
+    rank: int,
+    batch_size: int | None = None,
+    *,
+    kind: str = "training",
+    remedy: str = "give a DataLoader",
+) -> DataLoader[Any]:
+    """A loader of a process's share of another loader's samples: each once, in the data set's own order.
+
+    Of a sampler of some positions alone, such as `SubsetRandomSampler`, these are the samples. All processes have
+    equally many batches.
+
+    Args:
+        who: the name that errors begin with.
+        loader: whose samples they are.
+        world: the number of processes.
+        rank: of the process.
+        batch_size: batch size; None is 256. A data set that gives whole batches keeps its own.
+        kind: of data, for errors.
+        remedy: the advice in the error if there is no data set of known length.
+
+    Raises:
+        ValueError: as `share_of_training_set`.
+
+    Example:
+        >>> samples = torch.utils.data.TensorDataset(torch.arange(5))
+        >>> [batch.tolist() for (batch,) in share_of_samples("doc", DataLoader(samples), 2, 1)]
+        [[1, 3]]
+    """
     dataset = getattr(loader, "dataset", None)
     if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
-            f"{who}: the training data come from a {type(loader).__name__} without a data set of known length; "
-            f"{remedy}."
+            f"{who}: the {kind} data come from a {type(loader).__name__} without a data set of known length; {remedy}."
         )
     batched = getattr(loader, "batch_size", None) is None and getattr(loader, "batch_sampler", None) is None
     # Whoever passes over the data draws no random number of the run's.
     options: dict[str, Any] = {"collate_fn": loader.collate_fn, "generator": torch.Generator()}
-    world, rank, length = trainer.world_size, trainer.global_rank, len(dataset)
+    chosen = getattr(getattr(loader, "sampler", None), "indices", range(len(dataset)))
+    positions = sorted(int(position) for position in chosen)
+    length = len(positions)
     if length < world or (batched and length % world):
-        kind, remedy = ("batches", "a multiple of that") if batched else ("samples", "at least one for each")
-        raise ValueError(f"{who}: a training set of {length} {kind} came with {world} processes; give {remedy}.")
+        unit, advice = ("batches", "a multiple of that") if batched else ("samples", "at least one for each")
+        raise ValueError(f"{who}: a {kind} set of {length} {unit} came with {world} processes; give {advice}.")
+    own, size = positions[rank::world], batch_size or 256
     if batched:
-        return DataLoader(dataset, batch_size=None, sampler=range(rank, length, world), **options)
-    own, size = list(range(rank, length, world)), batch_size or 256
+        return DataLoader(dataset, batch_size=None, sampler=own, **options)
     # As many as the smallest share makes; a share that has a sample more has it in its last batch.
     begins = range(0, length // world, size)
     parts = [own[begin : begin + size] if begin != begins[-1] else own[begin:] for begin in begins]

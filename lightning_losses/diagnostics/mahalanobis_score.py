@@ -22,9 +22,16 @@ class TiedGaussians(NamedTuple):
     mean: Float[Tensor, "classes d"]
     scatter: Float[Tensor, "d d"]
 
-    def precision(self) -> Float[Tensor, "d d"]:
-        """Σ⁺, the inverse of the covariance ``scatter / samples``; its pseudo-inverse where that is singular."""
-        return torch.linalg.pinv(self.scatter / self.samples.sum(), hermitian=True)
+    def precision(self, least: float = 0.0) -> Float[Tensor, "d d"]:
+        """Σ⁺, the inverse of the covariance ``scatter / samples``; its pseudo-inverse where that is singular.
+
+        Args:
+            least: directions of a smaller share of the largest variance count for none. Features that lie in a
+                subspace leave it by their rounding, which would weigh more than all else; give the resolution of
+                their type, ``torch.finfo(dtype).eps``.
+        """
+        rtol = max(least, len(self.scatter) * torch.finfo(torch.float64).eps)
+        return torch.linalg.pinv(self.scatter / self.samples.sum(), rtol=rtol, hermitian=True)
 
 
 @torch.no_grad()
@@ -95,8 +102,9 @@ def mahalanobis_distances(
 ) -> Float[Tensor, "queries classes"]:
     """``(q - μ_c)ᵀ Σ⁺ (q - μ_c)`` of each query and class, in float64.
 
-    Σ is the covariance of the features about their class means, over all classes; it may be singular. The score of an
-    input is minus half the smallest distance: it is higher if the input is more like the training data.
+    Σ is the covariance of the features about their class means, over all classes; it may be singular, up to the
+    rounding of the features' type. The score of an input is minus half the smallest distance: it is higher if the input
+    is more like the training data.
 
     Args:
         features: [n, d] features of training samples.
@@ -130,4 +138,4 @@ def mahalanobis_distances(
     if not bool(features.isfinite().all()):
         return torch.full((len(query), len(classes)), torch.nan, dtype=torch.float64, device=features.device)
     gaussians = tied_gaussians(features, position, len(classes))
-    return squared_distances(query.double(), gaussians.mean, gaussians.precision())
+    return squared_distances(query.double(), gaussians.mean, gaussians.precision(torch.finfo(features.dtype).eps))

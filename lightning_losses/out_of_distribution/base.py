@@ -63,6 +63,21 @@ class OutOfDistributionScore(Declared):
         """Whether it can score."""
         return True
 
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether `tune` is to follow `fit`."""
+        return False
+
+    def tune(self, network: nn.Module, known: Iterable[Any], foreign: Iterable[Any]) -> Self:
+        """Choose what held-out inputs of both kinds decide, if anything; every process calls it.
+
+        Args:
+            network: the one of `fit`.
+            known: batches of inputs like the training data, but not of them; those of this process.
+            foreign: batches of inputs that are to be told from them; those of this process.
+        """
+        return self
+
     def clear(self) -> None:
         """Forget what was learned."""
 

@@ -79,9 +79,13 @@ class KNN(OutOfDistributionScore):
         assert self.bank is not None
         asked = checked_directions(self.name, "features", outputs.features(self.layer))
         bank = self.bank.to(asked.device)
-        lengths = bank.square().sum(dim=1)
         distances = []
         for rows in blocks(len(asked), len(bank)):
-            squared = asked[rows].square().sum(dim=1, keepdim=True) + lengths - 2 * asked[rows] @ bank.T
+            squared = _lengths(asked[rows]).unsqueeze(1) + _lengths(bank) - 2 * asked[rows] @ bank.T
             distances.append(squared.kthvalue(min(self.k, len(bank)), dim=1).values.clamp(min=0).sqrt())
         return -torch.cat(distances)
+
+
+def _lengths(directions: Float[Tensor, "rows d"]) -> Float[Tensor, " rows"]:
+    """The squared lengths, exactly 1, or 0 of a feature that is 0, so that rounding doesn't order equal distances."""
+    return (directions.square().sum(dim=1) > 0.5).to(directions.dtype)

@@ -40,6 +40,8 @@ class MahalanobisDetector(OutOfDistributionScore):
         layers: the names of the layers; each output is averaged over all but its first two dimensions.
         epsilon: ε, at least 0, in units of the network's inputs; 0 takes no step, and no gradient.
         combination: "sum", or "logistic", which needs `tune`.
+        epsilons: the steps that `tune` tries, of which the one with the highest AUROC takes the place of `epsilon`, the
+            first of equals; none keeps `epsilon`.
 
     Attributes:
         gaussians: what was fitted, by layer.
@@ -71,8 +73,10 @@ class MahalanobisDetector(OutOfDistributionScore):
     layers: Sequence[str]
     epsilon: NonNegative = 0.0
     combination: Literal["sum", "logistic"] = "sum"
+    epsilons: Sequence[float] = ()
     gaussians: dict[str, TiedGaussians] = field(init=False, default_factory=dict)
     head: LinearHead | None = field(init=False, default=None)
+    _resolution: float = field(init=False, default=0.0)
     _precisions: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,6 +103,7 @@ class MahalanobisDetector(OutOfDistributionScore):
         kept = target >= 0
         for layer in self.layers:
             features = outputs.features(layer)[kept]
+            self._resolution = torch.finfo(features.dtype).eps
             batch = tied_gaussians(features, target[kept].to(features.device), outputs.logits.shape[1])
             before = [self.gaussians[layer]] if layer in self.gaussians else []
             self.gaussians[layer] = merged_gaussians(*before, batch)
@@ -106,13 +111,14 @@ class MahalanobisDetector(OutOfDistributionScore):
     def finish(self) -> None:
         """Merge the Gaussians of all processes, in their order, and invert the covariances."""
         shares = values_of_all({layer: tuple(part.cpu() for part in own) for layer, own in self.gaussians.items()})
+        resolution = max(values_of_all(self._resolution))
         for layer in self.layers:
             whole = merged_gaussians(*(TiedGaussians(*share[layer]) for share in shares if layer in share))
             if not whole.samples.sum() > 0:
                 raise ValueError(f"{self.name}: no training sample has a class; give samples with targets.")
             if not bool(whole.scatter.isfinite().all()):
                 raise ValueError(f"{self.name}: training features of {layer} hold NaN or inf; leave those samples out.")
-            self.gaussians[layer], self._precisions[layer] = whole, whole.precision()
+            self.gaussians[layer], self._precisions[layer] = whole, whole.precision(resolution)
 
     def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:
         """The layers' scores, combined."""
@@ -139,17 +145,13 @@ class MahalanobisDetector(OutOfDistributionScore):
             scores.append(self._density(layer, outputs_of(network, moved, [layer], self.name)))
         return torch.stack(scores, dim=1)
 
-    def tune(
-        self, network: nn.Module, known: Iterable[Any], foreign: Iterable[Any], epsilons: Sequence[float] = ()
-    ) -> Self:
-        """Fit the logistic regression of the layers to held-out inputs, and take the best of several steps.
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether the layers are combined by a regression."""
+        return self.combination == "logistic"
 
-        Args:
-            network: the one of `fit`.
-            known: batches of inputs like the training data, but not of them; those of this process.
-            foreign: batches of inputs that are to be told from them; those of this process.
-            epsilons: steps to try, of which the highest AUROC on these inputs is kept, the first of equals; none keeps
-                `epsilon`.
+    def tune(self, network: nn.Module, known: Iterable[Any], foreign: Iterable[Any]) -> Self:
+        """Fit the logistic regression of the layers, and choose the step.
 
         Raises:
             ValueError: no inputs of one kind; use before `fit`.
@@ -158,7 +160,7 @@ class MahalanobisDetector(OutOfDistributionScore):
             raise ValueError(f"{self.name}: it is not fitted; call fit(network, batches) before tune.")
         inputs = list(known), list(foreign)
         best = -1.0
-        for epsilon in epsilons or (self.epsilon,):
+        for epsilon in self.epsilons or (self.epsilon,):
             self.epsilon = epsilon
             scores = [self._of_all(network, batches) for batches in inputs]
             target = torch.arange(2).repeat_interleave(torch.tensor([len(rows) for rows in scores]))

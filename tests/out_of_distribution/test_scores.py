@@ -86,6 +86,16 @@ def test_the_detector_is_the_same_for_features_that_are_turned_and_scaled():
     torch.testing.assert_close(*found)
 
 
+def test_rounding_does_not_count_where_features_lie_in_a_subspace():
+    (inputs, target), asked = data(), data(1)[0].float()
+    torch.manual_seed(3)
+    # Eight features of four numbers.
+    network = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    whole = MahalanobisDetector(["0"]).fit(network, [(inputs.float(), target)])(network, asked)
+    exact = MahalanobisDetector(["0"]).fit(network.double(), [(inputs, target)])(network, asked.double())
+    torch.testing.assert_close(whole, exact, rtol=1e-3, atol=1e-3)
+
+
 def test_the_detectors_step_goes_towards_a_class_and_unlabelled_samples_are_no_part_of_it():
     network, (inputs, target), asked = layered(), data(), data(1)[0]
     still = MahalanobisDetector(["1"]).fit(network, [(inputs, target)])
@@ -99,12 +109,14 @@ def test_the_detectors_step_goes_towards_a_class_and_unlabelled_samples_are_no_p
 def test_layers_are_combined_by_a_regression_and_the_best_step_is_kept():
     network, (inputs, target) = layered(), data()
     known, foreign = data(1)[0].split(20), data(2, shift=2.0)[0].split(20)
-    score = MahalanobisDetector(["0", "1"], combination="logistic").fit(network, [(inputs, target)])
+    score = MahalanobisDetector(["0", "1"], combination="logistic", epsilons=[0.0, 0.01]).fit(
+        network, [(inputs, target)]
+    )
     with pytest.raises(ValueError, match="it is not tuned; call tune"):
         score(network, inputs)
     with pytest.raises(ValueError, match="60 known and 0 foreign inputs came to tune"):
         score.tune(network, known, [])
-    score.tune(network, known, foreign, epsilons=[0.0, 0.01])
+    score.tune(network, known, foreign)
     assert score.epsilon in (0.0, 0.01)
     # Fitted to tell these apart.
     assert score(network, torch.cat(known)).mean() > 1 > -1 > score(network, torch.cat(foreign)).mean()

@@ -204,15 +204,19 @@ def with_views(
     return {**outputs, "logits": torch.stack(logits, dim=-2)}
 
 
+def on_the_device(trainer: L.Trainer, module: L.LightningModule, batch: Any, dataloader_idx: int = 0) -> Any:
+    """A batch as a step gets it: converted to the run's precision, through the module's hooks, on the device."""
+    batch = before_transfer(module, trainer.precision_plugin.convert_input(batch), dataloader_idx)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
+
+
 def _batches(
     trainer: L.Trainer, module: L.LightningModule, sources: Sequence[Any], limits: Sequence[float], dataloader_idx: int
 ) -> Iterator[Any]:
     limit = limits[dataloader_idx] if dataloader_idx < len(limits) else float("inf")
     loader = sources[dataloader_idx]
     for batch in loader if limit == float("inf") else islice(loader, int(limit)):
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = before_transfer(module, batch, dataloader_idx)
-        yield trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
+        yield on_the_device(trainer, module, batch, dataloader_idx)
 
 
 def _from_all(trainer: L.Trainer, own: _Rows, loader: Any) -> Evaluated:
