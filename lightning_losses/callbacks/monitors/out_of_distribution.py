@@ -35,7 +35,8 @@ class OutOfDistribution(DeclaredCallback):
     Args:
         scores: the scores by name.
         foreign: foreign data by name: a data loader, a data set, or a data module, of which the test data are taken.
-        train: a data loader or data set to fit scores to; None takes the trainer's training data.
+        train: a data loader or data set to fit scores to; None takes the training data of the fit, also in a test after
+            it, or else the data module's.
         held_out: a pair of such, of known and of foreign inputs, to tune scores on that need it.
         dataloader_idx: which of the evaluation's data loaders holds the known data.
         every_n_epochs: epochs between measurements in a fit, at least 1.
@@ -66,6 +67,7 @@ class OutOfDistribution(DeclaredCallback):
     dataloader_idx: Whole = 0
     every_n_epochs: Count = 1
     latest: dict[str, float] = field(init=False, default_factory=dict)
+    _fitted_on: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,6 +90,10 @@ class OutOfDistribution(DeclaredCallback):
             if score.needs_tuning and self.held_out is None:
                 raise ValueError(f"{self.name}: {name} needs tuning; give held_out, a pair of known and foreign data.")
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the training data, which the trainer forgets after the fit."""
+        self._fitted_on = trainer.train_dataloader
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, where it is time."""
         fitting = trainer.state.fn == "fit"
@@ -108,11 +114,7 @@ class OutOfDistribution(DeclaredCallback):
         network = unsharded_copy(module) if is_sharded(module) else module
         with measuring(network):
             if any(score.learns for score in self.scores.values()):
-                train = self.train if self.train is not None else trainer.train_dataloader
-                if train is None:
-                    raise ValueError(
-                        f"{self.name}: scores are to be fitted, and the trainer has no training data; give train."
-                    )
+                train = self._training_data(trainer)
                 pairs = (inputs_and_target(self.name, b) for b in self._share(trainer, module, train, "training"))
                 fit_scores(list(self.scores.values()), network, pairs)
             self._tune(trainer, module, network)
@@ -126,6 +128,14 @@ class OutOfDistribution(DeclaredCallback):
         self.latest = values
         # Every process has the same values, so their mean is the value itself.
         module.log_dict(values, sync_dist=True)
+
+    def _training_data(self, trainer: L.Trainer) -> Any:
+        datamodule = getattr(trainer, "datamodule", None)
+        if self.train is not None or self._fitted_on is not None:
+            return self.train if self.train is not None else self._fitted_on
+        if datamodule is None:
+            raise ValueError(f"{self.name}: scores are to be fitted, and there are no training data; give train.")
+        return datamodule.train_dataloader()
 
     def _tune(self, trainer: L.Trainer, module: L.LightningModule, network: Any) -> None:
         if self.held_out is None:

@@ -57,6 +57,14 @@ class Classifying(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
+class Data(L.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(TRAIN, 6)
+
+    def test_dataloader(self):
+        return DataLoader(VAL, 8)
+
+
 def callback(**options):
     return OutOfDistribution(made(), {"noise": GaussianNoise(input_shape=[5], rows=19), "other": FOREIGN}, **options)
 
@@ -100,9 +108,12 @@ def test_validation_and_test_log_the_measures_and_change_nothing(tmp_path):
     L.seed_everything(1, verbose=False)
     plain, _ = fit(tmp_path)
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in state.items())
-    # After the fit the trainer still has the training data.
+    # The training data are those of the fit, or the data module's.
     fitter.test(module, DataLoader(VAL, 8), verbose=False)
     assert watching.latest == pytest.approx(by_hand(module, "test"))
+    other = callback()
+    trainer(tmp_path, other).test(module, Data(), verbose=False)
+    assert other.latest == pytest.approx(by_hand(module, "test"))
 
 
 def test_training_data_of_its_own_subsets_and_another_loader(tmp_path):
@@ -161,7 +172,7 @@ def test_a_detector_is_tuned_on_held_out_data(tmp_path):
         ({"scores": {}}, "0 scores and 1 foreign sets came"),
         ({"scores": {"knn": KNN("body")}}, r"knn reads \['body'\], which the module lacks; its layers are network,"),
         ({"dataloader_idx": 2}, "dataloader_idx=2 came; the val data have 1 loaders"),
-        ({}, "scores are to be fitted, and the trainer has no training data; give train"),
+        ({}, "scores are to be fitted, and there are no training data; give train"),
     ],
     ids=["none", "layer", "loader", "train"],
 )
