@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from lightning_losses.losses import BDKD as BDKD
     from lightning_losses.losses import CISPO as CISPO
     from lightning_losses.losses import CKA as CKA
+    from lightning_losses.losses import CORAL as CORAL
     from lightning_losses.losses import CPO as CPO
     from lightning_losses.losses import CRD as CRD
     from lightning_losses.losses import D2O as D2O
     from lightning_losses.losses import DACKL as DACKL
+    from lightning_losses.losses import DANN as DANN
     from lightning_losses.losses import DCA as DCA
     from lightning_losses.losses import DKD as DKD
     from lightning_losses.losses import DPO as DPO
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import MDCA as MDCA
     from lightning_losses.losses import MESA as MESA
     from lightning_losses.losses import MMCE as MMCE
+    from lightning_losses.losses import MMD as MMD
     from lightning_losses.losses import NCE as NCE
     from lightning_losses.losses import NGCE as NGCE
     from lightning_losses.losses import NKD as NKD
@@ -134,6 +137,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import EvidentialClassification as EvidentialClassification
     from lightning_losses.losses import EvidentialRegression as EvidentialRegression
     from lightning_losses.losses import EXOPair as EXOPair
+    from lightning_losses.losses import Fishr as Fishr
     from lightning_losses.losses import FitNetHint as FitNetHint
     from lightning_losses.losses import FlatUnlearning as FlatUnlearning
     from lightning_losses.losses import Focal as Focal
@@ -154,6 +158,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import HypCE as HypCE
     from lightning_losses.losses import HyPO as HyPO
     from lightning_losses.losses import HypPC as HypPC
+    from lightning_losses.losses import IRMv1 as IRMv1
     from lightning_losses.losses import KLTop as KLTop
     from lightning_losses.losses import LoadBalancing as LoadBalancing
     from lightning_losses.losses import LogitAdjustment as LogitAdjustment
@@ -235,6 +240,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import TwoHot as TwoHot
     from lightning_losses.losses import UnDIAL as UnDIAL
     from lightning_losses.losses import VICReg as VICReg
+    from lightning_losses.losses import VREx as VREx
     from lightning_losses.losses import WassersteinPredictiveCoding as WassersteinPredictiveCoding
     from lightning_losses.losses import WestonWatkins as WestonWatkins
     from lightning_losses.losses import ZLoss as ZLoss
@@ -254,6 +260,7 @@ if TYPE_CHECKING:
     from lightning_losses.numerics.checks import debug as debug
     from lightning_losses.objective import Criterion as Criterion
     from lightning_losses.objective import Objective as Objective
+    from lightning_losses.objective import Switch as Switch
     from lightning_losses.objective import Term as Term
     from lightning_losses.objective import WarmUp as WarmUp
     from lightning_losses.parallel.processes import gather_batch as gather_batch

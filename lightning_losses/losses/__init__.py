@@ -118,6 +118,12 @@ if TYPE_CHECKING:
     from lightning_losses.losses.distillation.self_taught.pskd import PSKD as PSKD
     from lightning_losses.losses.distillation.self_taught.self_distill_gt import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses.distillation.self_taught.uskd import USKD as USKD
+    from lightning_losses.losses.domains.coral import CORAL as CORAL
+    from lightning_losses.losses.domains.dann import DANN as DANN
+    from lightning_losses.losses.domains.fishr import Fishr as Fishr
+    from lightning_losses.losses.domains.irm_v1 import IRMv1 as IRMv1
+    from lightning_losses.losses.domains.mmd import MMD as MMD
+    from lightning_losses.losses.domains.vrex import VREx as VREx
     from lightning_losses.losses.imbalance.aggregate_loss import AggregateLoss as AggregateLoss
     from lightning_losses.losses.imbalance.anyloss import AnyLoss as AnyLoss
     from lightning_losses.losses.imbalance.balanced_softmax import BalancedSoftmax as BalancedSoftmax

@@ -79,4 +79,5 @@ class TappedFeatures(ObjectiveMixin):
         network.train(training)
         index = torch.arange(len(logits), device=logits.device)
         example = {"inputs": inputs, "logits": logits, "target": index % logits.shape[-1], "index": index, "epoch": 0}
+        example |= {"domain": 0 * index, "progress": 0.0}
         self.objective.materialize(**self.objective_tensors(example))

@@ -8,5 +8,6 @@ from lightning_losses.objective.schedules import Constant as Constant
 from lightning_losses.objective.schedules import Cosine as Cosine
 from lightning_losses.objective.schedules import Linear as Linear
 from lightning_losses.objective.schedules import Schedule as Schedule
+from lightning_losses.objective.schedules import Switch as Switch
 from lightning_losses.objective.schedules import WarmUp as WarmUp
 from lightning_losses.objective.term import Term as Term

@@ -78,6 +78,32 @@ class WarmUp:
         return self.value * _fraction(progress, 0.0, self.until)
 
 
+@dataclass(frozen=True)
+class Switch:
+    """`before` until `progress` reaches `at`, `after` from there on.
+
+    For penalties that must wait until a network has learned something. A large step changes what an optimizer remembers
+    of past gradients for good; `RestartOptimizer` lets it forget them at the same time.
+
+    Example:
+        >>> switch = Switch(1.0, 100.0, at=0.5)
+        >>> switch(0.49), switch(0.5)
+        (1.0, 100.0)
+    """
+
+    before: float
+    after: float
+    at: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at <= 1:
+            raise ValueError(f"Switch: at={self.at} came; give a fraction of training from 0 to 1.")
+
+    def __call__(self, progress: float) -> float:
+        """The weight at this fraction of training."""
+        return self.after if progress >= self.at else self.before
+
+
 def _check_span(schedule: str, begin: float, until: float) -> None:
     if not 0 <= begin < until <= 1:
         raise ValueError(

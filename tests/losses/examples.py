@@ -19,6 +19,7 @@ ARGUMENTS: dict[str, Any] = {
     "num_classes": CLASSES,
     "feature_dim": FEATURES,
     "num_groups": 2,
+    "num_domains": 2,
     "num_teachers": 1,
     "min_value": -2.0,
     "max_value": 2.0,

@@ -44,6 +44,7 @@ CONSTANT_PARTS = {
     "multi_grained_focal": "likewise",
     "reflective_label_corrector": "its focusing weight, and the labels that it adds, are constants",
     "ensloss": "its slopes are drawn; its value is another loss's",
+    "dann": "the gradient by its features is turned around",
     "group_dro": "its weights are made from the losses, without gradient",
     "hyp_ce": "its draws have no gradient, and that by points of the ball is scaled by the metric",
     "hyp_pc": "its gradient by points of the ball is scaled by the metric",

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.kinds import index_rows
-from lightning_losses.numerics.checks import debugging
-from lightning_losses.numerics.probabilities import known_somewhere, log_probabilities
+from lightning_losses.numerics.domains import check_domains, domain_means, domain_members
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import pick
 from lightning_losses.numerics.settings import Count, NonNegative
 
@@ -84,15 +84,10 @@ class GroupDRO(Loss):
     ) -> Float[Tensor, ""]:
         """Check and evaluate, and in training move the weights; see the class."""
         rows = index_rows(self._identifier, logits, target, self.ignore_index)
-        group = _groups(self._identifier, domain, rows.target, self.num_groups)
+        check_domains(self._identifier, domain, rows.target, self.num_groups, setting="num_groups", name="target")
         values = -pick(log_probabilities(rows.logits), rows.target).flatten()
-        kept = torch.ones_like(values) if rows.kept is None else rows.kept.flatten().to(values)
-        member = (group.flatten().unsqueeze(0) == torch.arange(self.num_groups, device=group.device).unsqueeze(1)).to(
-            values
-        ) * kept
-        # A product with 0 would make NaN of the infinite loss of another group.
-        sums = torch.where(member > 0, values, 0.0).sum(dim=1)
-        losses = sums / member.sum(dim=1).clamp(min=1)
+        kept = None if rows.kept is None else rows.kept.flatten()
+        losses = domain_means(values, domain_members(domain.flatten(), self.num_groups, kept, values))
         log_weights = self._moved(losses.detach(), step) if self.training else self.log_weights
         return (log_weights.exp().to(losses) * losses).sum()
 
@@ -108,17 +103,3 @@ class GroupDRO(Loss):
         self.log_weights.copy_(torch.where(sound, moved, start))
         self.at_step.copy_(at_step)
         return moved
-
-
-def _groups(who: str, domain: Int[Tensor, "*rows"], target: Int[Tensor, "*rows"], number: int) -> Int[Tensor, "*rows"]:
-    if not isinstance(domain, Tensor) or domain.dtype != torch.int64 or domain.shape != target.shape:
-        came = f"{domain.dtype} {list(domain.shape)}" if isinstance(domain, Tensor) else f"a {type(domain).__name__}"
-        raise ValueError(
-            f"{who}: domain ({came}) came with target of shape {list(target.shape)}; give the int64 group of each row."
-        )
-    wrong = (domain < 0) | (domain >= number)
-    if known_somewhere(wrong) or (debugging() and bool(wrong.any())):
-        raise ValueError(
-            f"{who}: domain {int(domain[wrong][0])} came with num_groups={number}; give 0 to {number - 1}."
-        )
-    return domain
