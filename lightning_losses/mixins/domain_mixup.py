@@ -74,13 +74,9 @@ class DomainMixupMixin(ObjectiveMixin):
                 f"{', '.join(map(repr, sorted(tensors)))}."
             )
         shares = torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha).sample((self.num_domains,))
-        mixed = mix_domains(
-            *(tensors[name] for name in ("inputs", "target", "domain")),
-            tensors["logits"].shape[-1],
-            torch.randperm(self.num_domains),
-            shares,
-            *ignored_targets(self),
-        )
+        inputs, target, domain = (tensors[name] for name in ("inputs", "target", "domain"))
+        classes, order = tensors["logits"].shape[-1], torch.randperm(self.num_domains)
+        mixed = mix_domains(inputs, target, domain, classes, order, shares, *ignored_targets(self))
         with self.beside_the_batch():
             return {**tensors, "mixup_logits": self(mixed.inputs), "mixup_target": mixed.target}
 

@@ -80,7 +80,8 @@ class DANN(Loss):
         )
         with torch.autocast(features.device.type, enabled=False):
             reversed_features = reverse_gradient(full_precision(features), self.strength(progress))
-            logits = full_precision(self.discriminator(reversed_features.to(self.discriminator[2].weight.dtype)))
+            dtype = next(self.discriminator.parameters()).dtype
+            logits = full_precision(self.discriminator(reversed_features.to(dtype)))
             return F.cross_entropy(logits, domain, reduction="sum") / max(len(domain), 1)
 
     def strength(self, progress: float | Float[Tensor, ""]) -> float | Float[Tensor, ""]:

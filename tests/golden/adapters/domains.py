@@ -73,23 +73,16 @@ def dann(given: Tensors, params: dict[str, Any]) -> Tensors:
     """A discriminator that is linear."""
     with Params(params) as read:
         gamma, used = read.take("gamma"), read.take("lambda_index_used")
-    features, weight = leaf(given["features"]), leaf(given["disc_weight"])
+    features, weight = leaf(given["features"]), given["disc_weight"]
+    head = torch.nn.Linear(*weight.shape, bias=False, dtype=weight.dtype)
+    head.weight.data = weight.mT.clone()
     loss = DANN(weight.shape[1], gamma)
-    loss.discriminator = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity(), Linear(weight))
+    loss.discriminator = torch.nn.Sequential(head)
     value = loss(features, given["domain"], progress=given["progress"][used].item())
     strengths = torch.stack([torch.as_tensor(loss.strength(one)) for one in given["progress"]])
-    return {"lambda": strengths, "domain_loss": value, **gradients(value, features=features, disc_weight=weight)}
-
-
-class Linear(torch.nn.Module):
-    """A layer whose weight is a leaf that somebody else reads the gradient of."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs @ self.weight
+    slopes = gradients(value, features=features, disc_weight=head.weight)
+    slopes["grad_disc_weight"] = slopes["grad_disc_weight"].mT
+    return {"lambda": strengths, "domain_loss": value, **slopes}
 
 
 def fishr(given: Tensors, params: dict[str, Any]) -> Tensors:
