@@ -23,16 +23,13 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast
     from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard as NumericsGuard
     from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient as OrthogonalGradient
-<<<<<<< HEAD
+    from lightning_losses.callbacks.interventions.restart_optimizer import RestartOptimizer as RestartOptimizer
     from lightning_losses.callbacks.interventions.sam import SAM as SAM
     from lightning_losses.callbacks.interventions.second_gradient import SecondGradient as SecondGradient
     from lightning_losses.callbacks.interventions.surrogate_gradient_norm import (
         SurrogateGradientNorm as SurrogateGradientNorm,
     )
     from lightning_losses.callbacks.interventions.test_time_adaptation import TestTimeAdaptation as TestTimeAdaptation
-=======
-    from lightning_losses.callbacks.interventions.restart_optimizer import RestartOptimizer as RestartOptimizer
->>>>>>> 646c6f31 (Compare domains: IRM, V-REx, CORAL, MMD, DANN, Fishr and mixtures of domains; a switch of weights that restarts optimizers)
     from lightning_losses.callbacks.interventions.weight_aligning import WeightAligning as WeightAligning
     from lightning_losses.callbacks.interventions.weight_norm_projection import (
         WeightNormProjection as WeightNormProjection,
