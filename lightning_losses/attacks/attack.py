@@ -101,7 +101,7 @@ class Attack(Declared):
                 kept,
                 generator or torch.Generator().manual_seed(self.seed),
             ).detach()
-            self._check_numbers(attacked)
+            self._check_numbers(attacked, kept)
             kept = kept.view(-1, *[1] * (given.ndim - 1))
             return torch.where(kept & (attacked != clean), self._normalised(attacked).to(given.dtype), given)
 
@@ -156,9 +156,9 @@ class Attack(Declared):
                 "std by which they were normalised, their own bounds, or bounds=None."
             )
 
-    def _check_numbers(self, attacked: Tensor) -> None:
+    def _check_numbers(self, attacked: Tensor, kept: Tensor) -> None:
         # One wait for the device, after all passes.
-        if broken := int(attacked.flatten(1).isnan().any(dim=1).sum()):
+        if broken := int((attacked.flatten(1).isnan().any(dim=1) & kept).sum()):
             raise ValueError(
                 f"{self.name}: the inputs, the network's logits or their gradient hold NaN in {broken} of "
                 f"{len(attacked)} rows; find the layer that makes it, under autocast perhaps by an overflow."
@@ -180,3 +180,20 @@ class Attack(Declared):
                 "for each channel."
             )
         return inputs.new_tensor(values).view(-1, *[1] * (inputs.ndim - 2))
+
+
+def gradient_by_inputs(who: str, output: Tensor, inputs: Tensor, above: Tensor) -> Tensor:
+    """The gradient of ``<above, output>`` by a network's inputs.
+
+    Raises:
+        ValueError: an output that does not depend on the inputs differentiably.
+    """
+    gradient = None
+    if output.requires_grad:
+        (gradient,) = torch.autograd.grad(output, inputs, above, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            f"{who}: the network's logits have no gradient by its inputs; give one that detaches nothing on the way "
+            "and runs without torch.no_grad."
+        )
+    return gradient

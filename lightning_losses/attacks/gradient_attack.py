@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.attacks.attack import Attack
+from lightning_losses.attacks.attack import Attack, gradient_by_inputs
 from lightning_losses.attacks.balls import Norm, ascent_step, into_ball
 from lightning_losses.numerics.settings import Count, NonNegative
 from lightning_losses.parallel.sharding import is_sharded
@@ -187,16 +187,7 @@ def input_gradient(
     values = losses(at)
     (above,) = torch.autograd.grad(values.sum(), at)
     above = above / above.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(above.dtype).tiny)
-    (gradient,) = (
-        torch.autograd.grad(logits, inputs, above.to(logits.dtype), allow_unused=True)
-        if logits.requires_grad
-        else (None,)
-    )
-    if gradient is None:
-        raise ValueError(
-            f"{who}: the network's logits have no gradient by its inputs; give one that detaches nothing on the way "
-            "and runs without torch.no_grad."
-        )
+    gradient = gradient_by_inputs(who, logits, inputs, above.to(logits.dtype))
     # Where the network itself makes the NaN, for example by a mask, none may come back from it.
     return _rows_where(values.detach().isnan(), gradient.new_tensor(torch.nan), gradient)
 

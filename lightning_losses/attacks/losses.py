@@ -95,8 +95,8 @@ def probability_margin(
     """``max_{j != y} p_j - p_y``, in [-1, 1], above 0 where the row is misclassified.
 
     Source:
-        Xu, Ma et al., 2024, "Towards Million-Scale Adversarial Robustness Evaluation With Stronger Individual Attacks",
-        arXiv:2411.15210, and OpenTAI/taiadv.
+        Xie, Zheng, Huang, Ye, Ma, 2024, "Towards Million-Scale Adversarial Robustness Evaluation With Stronger
+        Individual Attacks", arXiv:2411.15210, and OpenTAI/taiadv.
 
     Example:
         >>> z = torch.tensor([[0.5, 0.3, 0.2]]).log()

@@ -27,20 +27,21 @@ PARTS = {
     "samplers": ("samplers",),
     "kernels": ("kernels",),
     "decoding": ("decoding",),
+    "attacks": ("attacks",),
     "out_of_distribution": ("out_of_distribution",),
 }
 # What others derive from, and nobody uses by itself.
 _BASES = {
     *("Calibrator", "ConformalIntervals", "ConformalSets"),
     *("DeclaredCallback", "GradientBalancing", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"),
-    *("OutOfDistributionScore", "SequenceProcessor", "SurpriseControl"),
+    *("GradientAttack", "OutOfDistributionScore", "SequenceProcessor", "SurpriseControl"),
     *(f"{kind}Monitor" for kind in ("", "Attack", "Gradient", "Layer", "Logit", "Parameter", "Probe")),
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """A metric, policy of balancing, calibrator, callback, mixin, sampler, kernel, logits processor or score.
+    """A metric, policy of balancing, calibrator, callback, mixin, sampler, kernel, logits processor, attack or score.
 
     Attributes:
         name: the class, or the function.
@@ -137,6 +138,7 @@ def _base(kind: str) -> type | None:
         "calibrators": ("lightning_losses.calibrators.fitted", "FittedModule"),
         "callbacks": ("lightning.pytorch", "Callback"),
         "decoding": ("lightning_losses.numerics.settings", "Declared"),
+        "attacks": ("lightning_losses.attacks.attack", "Attack"),
         "out_of_distribution": ("lightning_losses.out_of_distribution", "OutOfDistributionScore"),
     }[kind]
     base = getattr(importlib.import_module(home), name)

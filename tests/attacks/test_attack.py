@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.attacks import FGSM, PGD, attacking
+from lightning_losses.attacks import CWL2, FGSM, PGD, PMA, attacking
+from lightning_losses.attacks.gradient_attack import GradientAttack
 from tests.attacks.networks import assert_same_state, batch, convolutional, state
 
 EPSILON = {"linf": 0.05, "l2": 0.4}
@@ -24,6 +25,9 @@ ATTACKS = {
     "pgd margins": PGD(epsilon=0.05, step_size=0.02, steps=3, loss="margin_vector_norm", schedule="cosine"),
     "pgd dlr": PGD(epsilon=0.05, step_size=0.02, steps=3, loss="dlr"),
     "pgd probability": PGD(epsilon=0.05, step_size=0.02, steps=3, loss="probability_margin"),
+    "pma": PMA(epsilon=0.05, steps=4),
+    "pma l2": PMA(epsilon=0.4, steps=4, norm="l2", stop_when_fooled=False),
+    "cw": CWL2(c=5.0, steps=6, learning_rate=0.05, search_steps=2),
 }
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 
@@ -47,7 +51,7 @@ def test_it_stays_in_the_ball_and_the_box_and_changes_nothing_else(attack, aroun
             attacked = attack(network, inputs.clone(), target.clone(), generator)
         assert attacked.shape == inputs.shape and attacked.dtype == inputs.dtype and not attacked.requires_grad
         assert attacked.min() >= 0 and attacked.max() <= 1
-        if isinstance(attack, FGSM | PGD):
+        if isinstance(attack, GradientAttack):
             assert 0 < farthest(attacked, inputs, attack.norm) <= attack.epsilon * (1 + 1e-5)
         assert torch.equal(attacked[3], inputs[3])
     assert_same_state(before, state(network))
@@ -59,7 +63,7 @@ def test_the_same_generator_gives_the_same(attack):
     first = attack(network, inputs, target, torch.Generator().manual_seed(1))
     assert torch.equal(first, attack(network, inputs, target, torch.Generator().manual_seed(1)))
     assert torch.equal(attack(network, inputs, target), attack(network, inputs, target))
-    if getattr(attack, "random_start", "none") == "uniform":
+    if getattr(attack, "random_start", attack.name) in ("uniform", "normal", "pma"):
         assert not torch.equal(first, attack(network, inputs, target, torch.Generator().manual_seed(2)))
 
 
@@ -93,7 +97,7 @@ def test_half_precision_is_attacked_up_to_its_rounding(attack, dtype):
     attacked = attack(network, inputs, target)
     assert attacked.dtype == dtype and attacked.min() >= 0 and attacked.max() <= 1
     rounding = torch.finfo(dtype).eps
-    if isinstance(attack, FGSM | PGD):
+    if isinstance(attack, GradientAttack):
         limit = rounding if attack.norm == "linf" else rounding * inputs[0].numel() ** 0.5
         assert 0 < farthest(attacked.double(), inputs.double(), attack.norm) <= attack.epsilon + limit
 
