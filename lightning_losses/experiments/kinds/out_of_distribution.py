@@ -89,7 +89,7 @@ class OutOfDistribution(Experiment):
         if not first_process():
             return None
         seconds = time.perf_counter() - started
-        page = self._page(values, accuracy, sizes, data.source.name, seconds)
+        page = self._page(values, accuracy, sizes, str(getattr(data.source, "dataset", data.source.name)), seconds)
         page.write(folder / "report")
         page.show(seconds, folder / "report")
         return values
