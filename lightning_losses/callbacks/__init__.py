@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.interventions.surrogate_gradient_norm import (
         SurrogateGradientNorm as SurrogateGradientNorm,
     )
+    from lightning_losses.callbacks.interventions.swag import SWAG as SWAG
     from lightning_losses.callbacks.interventions.test_time_adaptation import TestTimeAdaptation as TestTimeAdaptation
     from lightning_losses.callbacks.interventions.weight_aligning import WeightAligning as WeightAligning
     from lightning_losses.callbacks.interventions.weight_norm_projection import (
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.records.history import History as History
     from lightning_losses.callbacks.records.metrics_file import MetricsFile as MetricsFile
     from lightning_losses.callbacks.records.progress import Progress as Progress
-    from lightning_losses.callbacks.records.swag import SWAG as SWAG
 else:
 
     def __getattr__(name: str) -> Any:

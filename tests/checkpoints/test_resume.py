@@ -40,7 +40,7 @@ ELSEWHERE = {
     "LastCheckpoint": "tests/checkpoints/test_last_checkpoint.py",
     "LearningRateSensitivity": "tests/callbacks/monitors/test_learning_rate_sensitivity.py",
     "NGAMEClusters": "tests/callbacks/companions/test_ngame_clusters.py",
-    "SWAG": "tests/callbacks/records/test_swag.py",
+    "SWAG": "tests/callbacks/interventions/test_swag.py",
     "SurrogateGradientNorm": "tests/callbacks/interventions/test_second_gradient.py",
 }
 

@@ -52,10 +52,12 @@ class ASAM(SAM):
     def ascent(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The step e to higher loss, by the names of the weights."""
         sizes = {
-            name: weights[name].detach().abs() + self.eta
+            name: weights[name].detach().abs().add_(self.eta)
             for name in gradients
             if any(fnmatchcase(name, pattern) for pattern in self.scaled)
         }
-        seen_by_size = {name: gradient * sizes.get(name, 1.0) for name, gradient in gradients.items()}
-        direction = {name: gradient * sizes.get(name, 1.0) for name, gradient in seen_by_size.items()}
-        return scaled_direction(direction, self.rho / (norm_of(seen_by_size) + 1e-16))
+        direction = {name: gradient * sizes.get(name, 1.0) for name, gradient in gradients.items()}
+        factor = self.rho / (norm_of(direction) + 1e-16)
+        for name, size in sizes.items():
+            direction[name].mul_(size)
+        return scaled_direction(direction, factor)

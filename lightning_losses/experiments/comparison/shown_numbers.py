@@ -93,6 +93,8 @@ _SHOWN = {
     "dead_share": Metric("dead latents, %", 100, 2, most=1),
     "unexplained_variance": Metric("unexplained variance, %", 100, 2),
     "latents_per_sample": Metric("latents of a sample", 1, 2),
+    "train_nll": Metric("training NLL", 1, 3),
+    "sharpness": Metric("sharpness", 1, 1, least=-math.inf),
     "forget_nll": Metric("text to forget", 1, 3),
     "unseen_nll": Metric("its like, never seen", 1, 3),
     "retain_nll": Metric("other text", 1, 3),
