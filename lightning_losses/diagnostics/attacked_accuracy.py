@@ -1,7 +1,7 @@
 """Which rows a network tells right as they are, under attacks, and under changes made without its gradient."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -14,6 +14,8 @@ from lightning_losses.attacks.pgd import PGD
 from lightning_losses.networks.calls import logits_of
 
 A = TypeVar("A", bound=GradientAttack)
+# An attack, or a function that is called as one.
+Attacking = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 class AttackedRows(NamedTuple):
@@ -33,10 +35,10 @@ def attacked_rows(
     network: nn.Module,
     inputs: Float[Tensor, "rows ..."],
     target: Int[Tensor, " rows"],
-    attacks: Mapping[str, Attack],
+    attacks: Mapping[str, Attacking],
     *,
     surrogates: Mapping[str, nn.Module] | None = None,
-    random: Attack | None = None,
+    random: Attacking | None = None,
 ) -> AttackedRows:
     """Which rows a network in evaluation mode tells right as they are, and under attacks.
 
@@ -114,6 +116,33 @@ def with_epsilon(attack: A, epsilon: float) -> A:
     if isinstance(changed, PGD) and isinstance(attack, PGD) and attack.epsilon > 0:
         changed.step_size = attack.step_size / attack.epsilon * epsilon
     return changed
+
+
+def within_distance(attack: Attack, radius: float) -> Attacking:
+    """An attack that leaves a row as it is where it would move it farther than a Euclidean distance.
+
+    Such as `CWL2`, which looks for the nearest mistake, wherever that is.
+
+    Args:
+        attack: the attack.
+        radius: in units of the data before normalisation.
+
+    Example:
+        >>> far = PGD(epsilon=0.5, step_size=0.5, steps=1, random_start="none", bounds=None)
+        >>> network = nn.Linear(2, 2, bias=False)
+        >>> within_distance(far, 0.4)(network, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
+        tensor([[0.5000, 0.5000]])
+    """
+
+    def bounded(network: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+        attacked = attack(network, inputs, target)
+        moved = attacked - inputs
+        if attack.std is not None:
+            moved = moved * moved.new_tensor(attack.std).view(-1, *[1] * (moved.ndim - 2))
+        near = torch.linalg.vector_norm(moved.flatten(1), dim=1) <= radius
+        return torch.where(near.view(-1, *[1] * (inputs.ndim - 1)), attacked, inputs)
+
+    return bounded
 
 
 def masked_gradient(accuracy: Mapping[str, float], tolerance: float = 0.0) -> str | None:
