@@ -208,6 +208,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import RouterZLoss as RouterZLoss
     from lightning_losses.losses import SAEAuxK as SAEAuxK
     from lightning_losses.losses import SatImp as SatImp
+    from lightning_losses.losses import SelectivePseudoLabel as SelectivePseudoLabel
     from lightning_losses.losses import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses import SigmoidContrastive as SigmoidContrastive
     from lightning_losses.losses import SimilarityPreserving as SimilarityPreserving

@@ -27,6 +27,7 @@ VALUES: dict[str, list[Any]] = {
     "a": [2.0, 0.5, 0],
     "activation": ["softplus", "exp", "relu", "tanh"],
     "aggregation": ["seq_sum", "seq_mean", "token_mean", "max_length", "mean"],
+    "consistency": [0.5, 0.0, -1.0],
     "count_empty": [True],
     "delta": [1.5, 0.5, None, 0],
     "dual_clip": [1.5, 3.0, None, 1.0],
