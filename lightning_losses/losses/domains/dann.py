@@ -13,6 +13,7 @@ from lightning_losses.networks.gradient_reversal import reverse_gradient
 from lightning_losses.numerics.checks import check_embeddings, check_number
 from lightning_losses.numerics.domains import check_domains
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.settings import Count, NonNegative
 
 
@@ -29,12 +30,13 @@ class DANN(Loss):
         gamma: γ, at least 0, how fast λ rises from 0 to 1.
         hidden: the width of the discriminator's hidden layer, at least 1.
         feature_dim: D, the width of the features; None takes it from the first batch.
+        reduction: "mean" over the samples, "sum", or "none".
 
     Shapes:
         features: [B, D]; domain: [B] int64, from 0 to E - 1; progress: the fraction of training done, in [0, 1].
 
     Returns:
-        A scalar.
+        A scalar, or [B] without reduction.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a progress outside [0, 1]; a domain out of range, on a CPU and
@@ -59,6 +61,7 @@ class DANN(Loss):
     gamma: NonNegative = 10.0
     hidden: Count = 64
     feature_dim: Count | None = None
+    reduction: Reduction = field(default="mean", kw_only=True)
     discriminator: nn.Sequential = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,8 +75,8 @@ class DANN(Loss):
         features: Float[Tensor, "batch dim"],
         domain: Int[Tensor, " batch"],
         progress: float | Float[Tensor, ""],
-    ) -> Float[Tensor, ""]:
-        """Check and evaluate; see the class."""
+    ) -> Float[Tensor, "..."]:
+        """Check, evaluate and reduce; see the class."""
         check_embeddings(self._identifier, "features", features)
         check_domains(
             self._identifier, domain, features[:, 0], self.num_domains, setting="num_domains", name="features' rows"
@@ -82,7 +85,7 @@ class DANN(Loss):
             reversed_features = reverse_gradient(full_precision(features), self.strength(progress))
             dtype = next(self.discriminator.parameters()).dtype
             logits = full_precision(self.discriminator(reversed_features.to(dtype)))
-            return F.cross_entropy(logits, domain, reduction="sum") / max(len(domain), 1)
+            return reduce(F.cross_entropy(logits, domain, reduction="none"), self.reduction)
 
     def strength(self, progress: float | Float[Tensor, ""]) -> float | Float[Tensor, ""]:
         """λ at this fraction of training.
