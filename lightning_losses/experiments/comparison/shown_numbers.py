@@ -52,7 +52,6 @@ _SHOWN = {
     "balanced_accuracy": Metric("balanced accuracy, %", 100, 2, most=1),
     "val_accuracy": Metric("validation accuracy, %", 100, 2, most=1),
     "mean_accuracy": Metric("mean accuracy, %", 100, 2, most=1),
-    "worst_accuracy": Metric("worst accuracy, %", 100, 2, most=1),
     "val_nll": Metric("validation NLL", 1, 3),
     "teacher_accuracy": Metric("teacher's accuracy, %", 100, 2, most=1),
     "overconfidence": Metric("confidence - accuracy, %", 100, 2, least=-1, most=1),

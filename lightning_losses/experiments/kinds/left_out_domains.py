@@ -129,7 +129,8 @@ class LeftOutDomains(Experiment):
                 training = self.training(label, bed, job)
                 trained = training.run_once(kept, folder / "checkpoints", resume=resume)
                 scores[job] = _scored(trained, training.datamodule)
-                names.setdefault(label, {})[job.left_out] = training.datamodule.domain_names[job.left_out]
+                data: Any = training.datamodule
+                names.setdefault(label, {})[job.left_out] = data.domain_names[job.left_out]
             values[label] = self._values(bed, scores)
         if not first_process():
             return None
@@ -253,7 +254,7 @@ def _panels(values: Mapping[str, Values]) -> dict[str, dict[str, list[Interval]]
         for label, rows in values.items():
             panel: dict[str, list[Interval]] = {}
             for row, numbers in rows.items():
-                interval = seed_interval([100 * number for number in numbers[metric]])
-                panel.setdefault(row.partition(", ")[0], []).append(tuple(interval))
+                mean, low, high = seed_interval([100 * number for number in numbers[metric]])
+                panel.setdefault(row.partition(", ")[0], []).append((mean, low, high))
             panels[f"{label}: {shown(metric).title}"] = panel
     return panels
