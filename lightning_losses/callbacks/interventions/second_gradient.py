@@ -64,6 +64,8 @@ class SecondGradient(DeclaredCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse what can't be repeated, and see every training step."""
         self._refuse(trainer, pl_module)
+        # After an exception nothing is torn down, and the same trainer may fit again.
+        self.teardown(trainer, pl_module, "fit")
         self._seen.clear()
         around_training_steps(trainer, lambda training_step: self._watched(trainer, pl_module, training_step))
 

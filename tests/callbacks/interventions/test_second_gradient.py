@@ -10,7 +10,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_losses import ELR, CrossEntropy, Objective
+from lightning_losses import ELR, Brier, CrossEntropy, Objective, Term
+from lightning_losses.balancing import PCGrad, ReLoBRaLo, UncertaintyWeighting
 from lightning_losses.callbacks import ASAM, SAM, Grokfast, NumericsGuard, SurrogateGradientNorm
 from lightning_losses.modules import Classifier
 from tests.callbacks.training import Tiny, adamw, assert_close, batches, differs, network, sgd, train, trainer
@@ -301,6 +302,36 @@ def test_an_objective_that_remembers_is_the_same_in_both_passes(tmp_path):
     (rows,), (plain_rows,) = kept.values(), kept_plainly.values()
     assert all(torch.equal(column, plain_rows.columns[name]) for name, column in rows.columns.items()) and rows.columns
     assert logged == logged_plainly
+
+
+@pytest.mark.parametrize("policy", [PCGrad, ReLoBRaLo, UncertaintyWeighting])
+def test_a_policy_balances_both_passes(tmp_path, policy):
+    def weights(callbacks):
+        torch.manual_seed(0)
+        terms = {"ce": CrossEntropy(), "brier": Term(Brier(), weight=0.5)}
+        module = Classifier(network(), Objective(terms, balancing=policy()), 3, optimizer=sgd)
+        fitter = trainer(tmp_path, callbacks, accumulate_grad_batches=2)
+        fitter.fit(module, Rows([{"inputs": inputs, "target": target} for inputs, target in batches()]))
+        return module.state_dict()
+
+    got, want = weights([SAM(rho=0.0)]), weights([])
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    assert differs(weights([SAM(rho=0.3)]), want)
+
+
+def test_a_trainer_that_failed_fits_again(tmp_path):
+    class Fails(L.Callback):
+        def on_train_batch_end(self, fitter, module, *arguments):
+            if not hasattr(self, "failed"):
+                self.failed = True
+                raise RuntimeError("once")
+
+    fitter = trainer(tmp_path, [SAM(rho=0.3), Fails()])
+    with pytest.raises(RuntimeError, match="once"):
+        fitter.fit(Tiny(), Rows(batches()))
+    module = Overflows()
+    fitter.fit(module, Rows(batches()))
+    assert set(module.calls.values()) == {2}
 
 
 class Manual(Tiny):
