@@ -17,21 +17,24 @@ SHORT = [
     *("data.rows=300", "data.val_rows=100", "data.test_rows=200", "data.batch_size=50", "model=conv1d"),
     *("flat_minima.hessian_rows=50", "flat_minima.lanczos_steps=4", "flat_minima.samples=3", "flat_minima.seeds=[0]"),
     *("flat_minima.methods.swag.callbacks.swag.start=0.5", "flat_minima.methods.saf.objective.terms.saf.loss.start=1"),
-    "flat_minima.methods.saf.objective.terms.saf.loss.lag=1",
+    *(
+        f"flat_minima.methods.{loss}"
+        for loss in ("saf.objective.terms.saf.loss.lag=1", "mesa.objective.terms.mesa.loss.start=1")
+    ),
 ]
 
 
 def test_each_method_trains_and_is_measured(tmp_path, cache):
     values = train(composed("experiment=flat_minima", *SHORT, f"cache={cache}"), tmp_path)
-    assert list(values) == ["optimizer alone", "sam", "asam", "saf", "swag", "swag ensemble"]
+    assert list(values) == ["optimizer alone", "sam", "asam", "saf", "mesa", "swag", "swag ensemble"]
     assert all(len(numbers[metric]) == 1 for numbers in values.values() for metric in FLAT_METRICS)
     # All take another way, also SWAG, whose learning rate ends elsewhere.
-    assert len({tuple(numbers["train_nll"]) for numbers in values.values()}) == 6
+    assert len({tuple(numbers["train_nll"]) for numbers in values.values()}) == 7
     assert all(0 < numbers["sharpness"][0] < 1e4 for numbers in values.values())
     content = json.loads((tmp_path / "report" / "report.json").read_text())
     assert content["values"] == values
     # Of one seed no claim can be judged.
-    assert len(content["claims"]) == 5
+    assert len(content["claims"]) == 6
     page = (tmp_path / "report" / "report.md").read_text()
     assert "| swag ensemble |" in page and "over 50 training samples" in page
     assert (tmp_path / "report" / "flat_minima.png").exists()

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients, refuse_place_after
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
+from lightning_losses.callbacks.interventions.second_gradient import SecondGradient
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.optim.selection import select_parameters
 
@@ -46,7 +47,7 @@ class ParameterMonitor(Monitor):
 class GradientMonitor(ParameterMonitor):
     """Base of the monitors of gradients after accumulation, averaging and unscaling, and before clipping.
 
-    In the trainer's list it must come before `OrthogonalGradient` and `Grokfast`, which change the gradients.
+    In the trainer's list it must come before `OrthogonalGradient`, `Grokfast` and `SecondGradient`, which change the gradients.
     """
 
     def measure(self, weights: list[nn.Parameter], gradients: list[Any]) -> tuple[Tensor, Tensor]:
@@ -56,7 +57,7 @@ class GradientMonitor(ParameterMonitor):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the parameters, and refuse a place after callbacks that change their gradients."""
         super().on_train_start(trainer, pl_module)
-        refuse_place_after(trainer, self, OrthogonalGradient, Grokfast)
+        refuse_place_after(trainer, self, OrthogonalGradient, Grokfast, SecondGradient)
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:

@@ -36,8 +36,8 @@ _ENSEMBLE = "{} ensemble"
 class FlatMinima(Experiment):
     """The same network, trained by each method of the settings and on each seed.
 
-    A method changes callbacks, objective, learning rate over time, or nothing. One with the callback `SWAG` has a
-    second row: an ensemble of draws from the Gaussian over its weights, whose sharpness is that of the mean weights.
+    A method changes callbacks, objective, learning rate over time, module, or nothing. One with the callback `SWAG` has
+    a second row: an ensemble of draws from the Gaussian over its weights, whose sharpness is that of the mean weights.
     """
 
     @property
@@ -89,7 +89,7 @@ class FlatMinima(Experiment):
         return values
 
     def _training(self, name: str, method: DictConfig, seed: int) -> Training:
-        student: Any = OmegaConf.to_container(self.config.modules.student, resolve=True)
+        student: Any = OmegaConf.to_container(method.get("student") or self.config.modules.student, resolve=True)
         objective = method.get("objective") or self.config.objective
         module = OmegaConf.create({**student, "objective": OmegaConf.to_container(objective, resolve=True)})
         own = {part: method[part] for part in ("callbacks", "scheduler") if part in method}

@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_losses import ELR, Brier, CrossEntropy, Objective, Term
 from lightning_losses.balancing import PCGrad, ReLoBRaLo, UncertaintyWeighting
-from lightning_losses.callbacks import ASAM, SAM, Grokfast, NumericsGuard, SurrogateGradientNorm
+from lightning_losses.callbacks import ASAM, SAM, Grokfast, NLMCosine, NumericsGuard, SurrogateGradientNorm
 from lightning_losses.modules import Classifier
 from tests.callbacks.training import Tiny, adamw, assert_close, batches, differs, network, sgd, train, trainer
 
@@ -353,6 +353,7 @@ class Iterating(Tiny):
         (Iterating, [SAM()], {}, "take batches"),
         (Tiny, [SAM(), ASAM()], {}, "choose one"),
         (Tiny, [Grokfast("ema"), SAM()], {}, "put it before"),
+        (Tiny, [SAM(), NLMCosine()], {}, "put it before"),
         (Tiny, [ASAM(scaled=["*.kernel"])], {}, "matches none"),
         (Tiny, [SurrogateGradientNorm()], {}, "without 'mean'"),
     ],
