@@ -47,7 +47,8 @@ class ParameterMonitor(Monitor):
 class GradientMonitor(ParameterMonitor):
     """Base of the monitors of gradients after accumulation, averaging and unscaling, and before clipping.
 
-    In the trainer's list it must come before `OrthogonalGradient`, `Grokfast` and `SecondGradient`, which change the gradients.
+    In the trainer's list it must come before `OrthogonalGradient`, `Grokfast` and `SecondGradient`, which change the
+    gradients.
     """
 
     def measure(self, weights: list[nn.Parameter], gradients: list[Any]) -> tuple[Tensor, Tensor]:
