@@ -46,6 +46,8 @@ ROOMS = {
     "(../robustness.md#out-of-distribution).",
     "attacks": "First: `PGD(epsilon=0.3, step_size=0.02, steps=20)(network, inputs, target)`; "
     "[robustness](../robustness.md).",
+    "transduction": "First: `LaplacianKMeans()(support, target, queries)`; [transduction]"
+    "(../robustness.md#transduction).",
     "transport": "First: `sharp_cost(sinkhorn(cost, epsilon=0.1))`, the cost of the entropic plan, with its gradient.",
     "optim": "First: `warmup_cosine(optimizer, total_steps=...)`. The other functions are called by "
     "[callbacks](callbacks.md).",

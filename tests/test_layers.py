@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "lightning_losses"
 # From the ground up: a room imports of those before it. The package's own names are those of the rooms below it.
 ROOMS = str.split(
     "numerics environment parallel transport similarities metrics samplers optim networks attacks decoding data losses "
-    "balancing objective kernels calibrators teachers diagnostics out_of_distribution test_time plots mixins modules "
-    "checkpoints callbacks"
+    "balancing objective kernels calibrators teachers diagnostics out_of_distribution transduction test_time plots "
+    "mixins modules checkpoints callbacks"
 )
 ABOVE = ["experiments", "catalogue", "__main__"]
 ORDER = {room: height for height, room in enumerate([*ROOMS, "", *ABOVE])}

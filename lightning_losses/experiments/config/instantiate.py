@@ -60,6 +60,7 @@ _OURS = (
     _Rule("parallel.blocks", names=("Execution",)),
     _Rule("parallel.fsdp2", names=("FSDP2Strategy",)),
     _Rule("test_time", ("lightning_losses.test_time.adaptation.TestTimeMethod",)),
+    _Rule("transduction", ("lightning_losses.numerics.settings.Declared",)),
     _Rule("teachers", _MODULE, ("checkpoint_teacher", "load_cached_teacher", "timm_teacher")),
 )
 _RULES = (

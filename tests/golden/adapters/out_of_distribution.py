@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from lightning_losses.metrics import out_of_distribution_detection
 from lightning_losses.out_of_distribution import KNN, MSP, ODIN, Energy, MaxLogit, ReAct
-from tests.golden.adapter import Params
+from lightning_losses.transduction import Prototype, repri_terms
+from tests.golden.adapter import Params, gradients, leaf
 
 Tensors = dict[str, Tensor]
 
@@ -78,10 +79,22 @@ def ood_metrics(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     return {name: getattr(found, name) for name in ("auroc", "fpr95_ood_positive", "fpr95_id_positive")}
 
 
+def repri(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        temperature, weights = given.take("temperature"), given.take("weights")
+    weight, bias = leaf(inputs["prototype"]), leaf(inputs["bias"])
+    names = ("feat_support", "gt_support", "feat_query", "valid_query", "pi")
+    terms = repri_terms(Prototype(weight, bias, temperature), *(inputs[name] for name in names))
+    loss = sum(share * term for share, term in zip(weights, terms[:3], strict=True)).sum()
+    values = {"ce": terms.cross_entropy, "kl": terms.divergence, "entropy": terms.entropy, "marginal": terms.marginal}
+    return {**values, "loss": loss, **gradients(loss, prototype=weight, bias=bias)}
+
+
 ADAPTERS = {
     "ood_scores": ood_scores,
     "ood_knn": ood_knn,
     "ood_react": ood_react,
     "ood_odin": ood_odin,
     "ood_metrics": ood_metrics,
+    "repri": repri,
 }
