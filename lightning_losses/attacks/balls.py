@@ -17,8 +17,11 @@ def ascent_step(gradient: Float[Tensor, "rows ..."], norm: Norm) -> Float[Tensor
         tensor([[ 0.6000, -0.8000],
                 [ 0.0000,  0.0000]])
     """
+    if norm == "l2":
+        return _unit(gradient)
     # The sign of NaN is 0 to torch, which would hide it.
-    return gradient.sign().where(~gradient.isnan(), gradient) if norm == "linf" else _unit(gradient)
+    tiny = torch.finfo(gradient.dtype).tiny
+    return gradient.clamp(-tiny, tiny).mul_(1 / tiny)
 
 
 def into_ball(
@@ -34,13 +37,15 @@ def into_ball(
         >>> into_ball(torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 1.0]]), 0.2, "linf", (0.0, 1.0))
         tensor([[0.3000, 0.9000]])
     """
+    # In place from here on: what an attack costs beside its passes is the memory that this goes through.
     moved = inputs - centre
     if norm == "linf":
-        moved = moved.clamp(-epsilon, epsilon)
+        moved.clamp_(-epsilon, epsilon)
     else:
-        length = torch.linalg.vector_norm(moved.flatten(1), dim=1).clamp(min=torch.finfo(moved.dtype).tiny)
-        moved = moved * _for_rows((epsilon / length).clamp(max=1.0), moved)
-    return into_box(centre + moved, bounds)
+        length = torch.linalg.vector_norm(moved.flatten(1), dim=1).clamp_(min=torch.finfo(moved.dtype).tiny)
+        moved.mul_(_for_rows((epsilon / length).clamp_(max=1.0), moved))
+    moved.add_(centre)
+    return moved if bounds is None else moved.clamp_(*bounds)
 
 
 def into_box(inputs: Float[Tensor, "rows ..."], bounds: tuple[float, float] | None) -> Float[Tensor, "rows ..."]:
@@ -71,8 +76,8 @@ def uniform_in_ball(
 def _unit(rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows ..."]:
     # First by the largest entry, so that squares neither overflow nor vanish.
     tiny = torch.finfo(rows.dtype).tiny
-    rows = rows / _for_rows(rows.flatten(1).abs().amax(dim=1).clamp(min=tiny), rows)
-    return rows / _for_rows(torch.linalg.vector_norm(rows.flatten(1), dim=1).clamp(min=tiny), rows)
+    rows = rows / _for_rows(torch.linalg.vector_norm(rows.flatten(1), torch.inf, dim=1).clamp_(min=tiny), rows)
+    return rows.div_(_for_rows(torch.linalg.vector_norm(rows.flatten(1), dim=1).clamp_(min=tiny), rows))
 
 
 def _for_rows(values: Float[Tensor, " rows"], like: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows ..."]:

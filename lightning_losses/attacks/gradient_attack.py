@@ -128,14 +128,16 @@ class GradientAttack(Attack):
                     climbing, gradient = climbing.only(~leaving), gradient[~leaving]
                     if not len(climbing.rows):
                         return result
-                moved = climbing.attacked + self.step_length(step) * ascent_step(gradient, self.norm)
+                ascent = ascent_step(gradient, self.norm)
+                moved = torch.add(climbing.attacked, ascent, alpha=self.step_length(step))
                 climbing = climbing._replace(attacked=self._into_ball(moved, climbing.clean))
             if self.restarts == 1:
                 return result.index_copy(0, climbing.rows, climbing.attacked)
             score = self._score(network, climbing, restart)
             # NaN is kept, so that it is told.
             better = ~(score <= best[climbing.rows])
-            result[climbing.rows] = _rows_where(better, climbing.attacked, result[climbing.rows])
+            shaped = better.view(-1, *[1] * (clean.ndim - 1))
+            result[climbing.rows] = torch.where(shaped, climbing.attacked, result[climbing.rows])
             best[climbing.rows] = torch.where(better, score, best[climbing.rows])
             running = running & (best < torch.inf)
         return result
@@ -189,13 +191,10 @@ def input_gradient(
     above = above / above.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(above.dtype).tiny)
     gradient = gradient_by_inputs(who, logits, inputs, above.to(logits.dtype))
     # Where the network itself makes the NaN, for example by a mask, none may come back from it.
-    return _rows_where(values.detach().isnan(), gradient.new_tensor(torch.nan), gradient)
+    broken = torch.where(values.detach().isnan(), torch.nan, 0.0).to(gradient.dtype)
+    return gradient + broken.view(-1, *[1] * (gradient.ndim - 1))
 
 
 def _fooled(logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
     """Where another class is told; a row with NaN tells none."""
     return (logits.argmax(dim=-1) != target) & ~logits.isnan().any(dim=-1)
-
-
-def _rows_where(chosen: Bool[Tensor, " rows"], one: Tensor, other: Float[Tensor, "rows ..."]) -> Tensor:
-    return torch.where(chosen.view(-1, *[1] * (other.ndim - 1)), one, other)

@@ -73,7 +73,7 @@ def odds_against(
         >>> odds_against(z, torch.tensor([0]), z)
         tensor([-1000.])
     """
-    return rivals(logits, target).log_odds
+    return torch.logsumexp(without_class(logits, target), dim=-1) - pick(logits, target)
 
 
 def log_rival_probability(

@@ -223,6 +223,37 @@ def test_inputs_that_cannot_be_are_refused(change, message):
         PGD(loss="dlr")(convolutional(classes=2), *batch(classes=2))
 
 
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_autocast_may_have_kept_copies_of_weights_from_where_gradients_were_off(around):
+    network, (inputs, target) = convolutional(), batch()
+    network.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = FGSM(epsilon=0.05)(network, inputs, target)
+        with around():
+            network(inputs)
+            within = FGSM(epsilon=0.05)(network, inputs, target)
+        assert torch.equal(alone, within)
+        # A training step of the same context has its gradients.
+        nn.functional.cross_entropy(network(inputs), target).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_what_underflows_in_half_precision_is_attacked_all_the_same():
+    network, (inputs, _) = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.Tanh(), nn.Linear(4, 4)), batch()
+    network[1].weight.data *= 1e-3
+    network[3].weight.data, network[3].bias.data = 60 * torch.eye(4), torch.tensor([15.0, 0.0, 0.0, 0.0])
+    target = network(inputs).argmax(1)
+    attack = FGSM(epsilon=0.05)
+    exact = (attack(network, inputs, target) - inputs).sign()
+    with torch.autocast("cpu", torch.float16):
+        given = inputs.clone().requires_grad_()
+        (plain,) = torch.autograd.grad(nn.functional.cross_entropy(network(given), target), given)
+        moved = (attack(network, inputs, target) - inputs).sign()
+    # Softmax's own gradient is 1e-7 of each row's share of the mean, below what float16 holds.
+    assert (plain.sign() == exact).float().mean() < 0.5
+    assert (moved == exact).float().mean() > 0.95
+
+
 class Attacked(L.LightningModule):
     """Attacks in every step, between the forward and the backward pass, and in validation."""
 
