@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AdaFocal as AdaFocal
     from lightning_losses.losses import AdaptiveAlphaDivergence as AdaptiveAlphaDivergence
     from lightning_losses.losses import AdaptiveKL as AdaptiveKL
+    from lightning_losses.losses import AdaptiveSmoothingLoss as AdaptiveSmoothingLoss
     from lightning_losses.losses import AggregateLoss as AggregateLoss
     from lightning_losses.losses import AlignedVocabulary as AlignedVocabulary
     from lightning_losses.losses import AlignmentUniformity as AlignmentUniformity

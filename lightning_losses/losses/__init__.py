@@ -230,6 +230,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.retrieval.mw_loss import MWLoss as MWLoss
     from lightning_losses.losses.retrieval.soft_topk_loss import SoftTopKLoss as SoftTopKLoss
     from lightning_losses.losses.retrieval.triplet_ohnm import TripletOHNM as TripletOHNM
+    from lightning_losses.losses.robustness.adaptive_smoothing_loss import (
+        AdaptiveSmoothingLoss as AdaptiveSmoothingLoss,
+    )
     from lightning_losses.losses.robustness.mart import MART as MART
     from lightning_losses.losses.robustness.smooth_adversarial_comp_sum import (
         SmoothAdversarialCompSum as SmoothAdversarialCompSum,

@@ -149,6 +149,18 @@ GLOSSARY: dict[str, Name] = {
     "attacked_inputs": Name(
         "as `inputs`", "constant", "the inputs after an attack", lambda s: s.normal(s.batch, s.features)
     ),
+    "gate_score": Name(
+        "[...]",
+        "trained",
+        "a gate's score of the second of two networks, for each sample",
+        lambda s: s.normal(s.batch),
+    ),
+    "gate_target": Name(
+        "[...]",
+        "constant",
+        "1 where the second of two networks is to be believed, 0 where the first is",
+        lambda s: (s.normal(s.batch) > 0).double(),
+    ),
     "energies": Name(
         "[..., C]",
         "trained",

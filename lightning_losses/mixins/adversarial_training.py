@@ -75,7 +75,13 @@ class AdversarialTrainingMixin(ObjectiveMixin):
         return {**tensors, **self.attacked(tensors)}
 
     def attacked(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The attacked inputs of a step and their logits.
+        """The attacked inputs of a step and their logits; see `attacked_inputs`."""
+        attacked = self.attacked_inputs(tensors)
+        with self.beside_the_batch():
+            return {"attacked_inputs": attacked, "attacked_logits": self(attacked)}
+
+    def attacked_inputs(self, tensors: Mapping[str, Any]) -> Tensor:
+        """The attacked inputs of a step.
 
         Args:
             tensors: `inputs` and `target`; what no term of the objective counts is not attacked. Of a target of
@@ -95,8 +101,7 @@ class AdversarialTrainingMixin(ObjectiveMixin):
         kept = labelled_rows(target, *ignored_targets(self))
         classes = class_indices(target).masked_fill(~kept, self.attack.ignore_index)
         with self.beside_the_batch():
-            attacked = self.attack(self, inputs, classes, self.attack_generator(inputs.device))
-            return {"attacked_inputs": attacked, "attacked_logits": self(attacked)}
+            return self.attack(self, inputs, classes, self.attack_generator(inputs.device))
 
     def attack_generator(self, device: torch.device) -> torch.Generator:
         """A generator for the random starts of this batch on this process."""

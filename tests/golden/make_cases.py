@@ -9,6 +9,10 @@
     git clone https://github.com/zhaoshiji123/MTARD-extension && git -C MTARD-extension checkout 93506d6
     python -m tests.golden.make_cases mtard_balance MTARD-extension/resnet18_mtard_cifar10.py
 
+    git clone https://github.com/Bai-YT/AdaptiveSmoothing && git -C AdaptiveSmoothing checkout 51f0198
+    python -m tests.golden.make_cases adaptive_smoothing_loss AdaptiveSmoothing/adaptive_smoothing/losses.py
+    python -m tests.golden.make_cases adaptive_smoothing AdaptiveSmoothing/models/comp_model.py
+
 Each writes the case's .npz file; what the file holds is in the manifest beside it. docs/golden_cases.md tells how the
 other cases were made.
 """
@@ -25,7 +29,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 HERE = Path(__file__).parent
 
@@ -133,6 +137,63 @@ def mtard_balance(source: Path) -> dict[str, Tensor]:
     return inputs | {name: torch.stack(values) for name, values in trace.items()}
 
 
+def adaptive_smoothing_loss(source: Path) -> dict[str, Tensor]:
+    """The loss of a gate by the authors' weights for CIFAR-10, with its gradients."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (2 * torch.randn(8, 5, dtype=torch.float64, generator=generator)).requires_grad_()
+    gate_logits = (2 * torch.randn(8, dtype=torch.float64, generator=generator)).requires_grad_()
+    target, gate_target = torch.randint(5, (8,), generator=generator), (torch.arange(8) % 2).double()
+    loss = runpy.run_path(str(source))["CompLoss"]({"bce": 1.0, "ce": 0.5, "prod": 0.1})
+    value = loss(logits, target, gate_logits, gate_target)
+    value.backward()
+    assert logits.grad is not None and gate_logits.grad is not None
+    return {
+        **{"logits": logits.detach(), "target": target},
+        **{"gate_logits": gate_logits.detach(), "gate_target": gate_target, "loss": value.detach()},
+        **{"grad_logits": logits.grad, "grad_gate_logits": gate_logits.grad},
+    }
+
+
+def adaptive_smoothing(source: Path) -> dict[str, Tensor]:
+    """The mixture of given logits in training and then in evaluation, with a gate that gives what it is told."""
+    generator = torch.Generator().manual_seed(0)
+    accurate, robust = (2 * torch.randn(2, 7, 5, dtype=torch.float64, generator=generator)).unbind()
+    scores = torch.randn(7, 1, dtype=torch.float64, generator=generator)
+
+    class Given(nn.Module):
+        def __init__(self, value: Tensor) -> None:
+            super().__init__()
+            self.value = value
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            return self.value, (self.value, self.value)
+
+    class Gate(nn.Module):
+        def __init__(self, settings: object) -> None:
+            super().__init__()
+
+        def forward(self, first: object, second: object) -> Tensor:
+            return scores
+
+    stub = SimpleNamespace(MixingNetV3=Gate, MixingNetV4=Gate)
+    settings = {
+        "policy_graph": True, "pn_version": 3, "parallel": 1, "std_model_type": "small", "use_policy": True,
+        "gamma": 0.0, "alpha_scale": 0.75, "alpha_bias": 0.2, "std_scale": 1.5, "rob_scale": 0.8,
+    }  # fmt: skip
+    with mock.patch.dict(sys.modules, {"models": stub, "models.mixing_net": stub}):
+        model = runpy.run_path(str(source))["CompositeModel"]([Given(accurate), Given(robust)], settings)
+    model = model.double()
+    model.set_gamma_scale_bias(2.0, 0.5)
+    trained, gate = model.train()(torch.zeros(7, 1))
+    evaluated, _ = model.eval()(torch.zeros(7, 1))
+    outputs = {"trained": trained.detach(), "gate_logits": gate.detach(), "evaluated": evaluated.detach()}
+    scales = {"accurate_scale": model.std_scale, "robust_scale": model.rob_scale}
+    limits = {"least": model.alpha_bias, "width": model.alpha_scale}
+    # Their settings are kept in float32.
+    kept = {name: number.detach().double() for name, number in {**scales, **limits}.items()}
+    return {"accurate": accurate, "robust": robust, "scores": scores, **kept, **outputs}
+
+
 def _assigns(node: ast.stmt, names: tuple[str, ...]) -> bool:
     """Whether a statement gives one of these names its value."""
     return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names
@@ -142,6 +203,8 @@ CASES: dict[str, tuple[Callable[[Path], dict[str, Tensor]], str]] = {
     "adafocal": (adafocal, "calibration_grokking/adafocal.npz"),
     "reflective_label_corrector": (reflective_label_corrector, "sample_states/reflective_label_corrector.npz"),
     "mtard_balance": (mtard_balance, "distillation/mtard_trace.npz"),
+    "adaptive_smoothing_loss": (adaptive_smoothing_loss, "robustness/adaptive_smoothing_loss.npz"),
+    "adaptive_smoothing": (adaptive_smoothing, "robustness/adaptive_smoothing.npz"),
 }
 
 
