@@ -47,3 +47,11 @@ def test_timm_builds_reduced_networks_from_plain_lists():
     assert network(torch.randn(2, 1, 32, 32)).shape == (2, 5)
     with pytest.raises(ValueError, match="near it are .*resnet10t"):
         timm_network("resnet10", num_classes=5)
+
+
+def test_batch_normalisation_in_place_of_group_normalisation():
+    network = SmallCNN(width=4, depth=2, normalisation="batch")
+    kinds = [type(layer).__name__ for layer in network.modules()]
+    assert kinds.count("BatchNorm2d") == 6 and "GroupNorm" not in kinds
+    with pytest.raises(ValueError, match="small_cnn: normalisation='layer' came"):
+        SmallCNN(normalisation="layer")
