@@ -84,7 +84,9 @@ class TestTime(Experiment):
                 stream = corruption_stream(training.datamodule)
                 logits = predict_logits(network, stream.val)
                 clean.append((logits.argmax(dim=-1) != stream.val.target).double().mean().item())
-                source = stream.train.inputs.split(stream.stream_batch_size)[: self.config.test_time.source_batches]
+                source = torch.split(stream.train.inputs, stream.stream_batch_size)[
+                    : self.config.test_time.source_batches
+                ]
                 for name, of_seeds in errors.items():
                     progress.update(task, description=f"{name}, {training.name}", advance=1)
                     adaptation = self.adaptation(name, network, source)
@@ -161,14 +163,14 @@ def corruption_stream(data: Any) -> CorruptionStream:
 @torch.inference_mode()
 def errors_of(adaptation: Adaptation, stream: CorruptionStream, rounds: int) -> list[list[float]]:
     """The error of an adapting network in each round and under each corruption, as the stream goes on."""
-    errors = []
+    errors, samples = [], len(stream.test) // len(stream.corruptions)
     with adaptation:
         for _ in range(rounds):
             wrong = torch.zeros(len(stream.corruptions), dtype=torch.float64)
             for batch in stream.test_dataloader():
                 missed = adaptation.network(batch["inputs"]).argmax(dim=-1) != batch["target"]
                 wrong.index_add_(0, batch["domain"], missed.double())
-            errors.append((wrong / torch.bincount(stream.test.domain)).tolist())
+            errors.append((wrong / samples).tolist())
     return errors
 
 
