@@ -78,6 +78,12 @@ class DANN(Loss):
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; see the class."""
         check_embeddings(self._identifier, "features", features)
+        # 0 before the first batch, where that tells the width.
+        if features.shape[1] != (wanted := self.discriminator[0].in_features or features.shape[1]):
+            raise ValueError(
+                f"{self._identifier}: features of shape {list(features.shape)} came for a discriminator of {wanted} "
+                "features; give as many, or another feature_dim."
+            )
         check_domains(
             self._identifier, domain, features[:, 0], self.num_domains, setting="num_domains", name="features' rows"
         )

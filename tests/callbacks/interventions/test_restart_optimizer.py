@@ -24,13 +24,13 @@ class Line(L.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.1)
 
 
-def fit(callback, **options):
+def fit(*callbacks, checkpoint=None, **options):
     module, data = Line(), DataLoader(torch.ones(8), batch_size=1)
     options = {"max_epochs": 1, **options}
     L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
-        enable_model_summary=False, callbacks=[callback], **options,
-    ).fit(module, data)  # fmt: skip
+        enable_model_summary=False, callbacks=list(callbacks), **options,
+    ).fit(module, data, ckpt_path=checkpoint, weights_only=True)  # fmt: skip
     return module.steps
 
 
@@ -49,6 +49,18 @@ def test_adam_begins_anew_where_the_weight_switches(at, accumulated, expected):
     assert [weight == 9.0 for weight in weights] == [place >= len(expected) - weights.count(9.0) for place in range(8)]
     # The first step with the larger weight is the first without a past.
     assert expected[weights.index(9.0)] == 0 and expected[weights.index(9.0) - 1] > 0
+
+
+@pytest.mark.parametrize("at", [0.2, 0.8])
+def test_a_resumed_training_restarts_once(tmp_path, at):
+    class Saved(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    whole = fit(RestartOptimizer(at), Saved(), max_epochs=2)
+    resumed = fit(RestartOptimizer(at), max_epochs=2, checkpoint=tmp_path / "half.ckpt")
+    assert resumed == whole[8:] and (0 in resumed) == (at > 0.5)
 
 
 def test_a_training_without_an_end_is_refused():
