@@ -527,6 +527,33 @@ NEEDS = (
         ),
     ),
     Need(
+        "domains",
+        "My data come from several domains, and the network must hold in one that it never saw",
+        ("domain generalisation", "domain generalization", "distribution shift", "spurious correlation", "irm"),
+        (
+            Answer(
+                "coral",
+                "the features of all domains shall have the same mean and covariance; needs no labels of the domain",
+                "lightning-losses train experiment=left_out_domain objective=coral",
+            ),
+            Answer(
+                "irm_v1",
+                "no domain would gain from other logits; for colours and other shortcuts, and only with a tuned weight",
+                "lightning-losses train experiment=left_out_domain objective=irm_v1 data=coloured_digits",
+            ),
+            Answer(
+                "domain_mixup",
+                "trains on mixtures of samples of two domains",
+                "lightning-losses train experiment=domain_mixup objective=domain_mixup",
+            ),
+            Answer(
+                "group_dro",
+                "the worst domain weighs most; for groups that are known in training",
+                "lightning-losses train experiment=left_out_domain objective=group_dro",
+            ),
+        ),
+    ),
+    Need(
         "unlearning",
         "My language model is to forget some texts, or I ask what it remembers",
         ("forget", "machine unlearning", "membership inference", "privacy", "audit"),
