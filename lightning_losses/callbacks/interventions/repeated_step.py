@@ -113,14 +113,16 @@ class RepeatedStep:
 
     def finish(self) -> None:
         """Have AMP's scaler judge the gradients as they are now; it judged the first pass's before."""
-        if self._scaler is None or not self.weights:
+        if self._scaler is None or not self._overflows:
             return
         scale, parts = self._scale(), self._parts()
-        # Exact: a scale is a power of 2. The scaler looks while it unscales, once between two updates.
+        # Exact for a power of 2, as scales are. The scaler looks while it unscales, once between two updates.
         torch._foreach_mul_(parts, scale)
         # Processes that climb alone must skip a step together.
         overflow = maximum_of_all(torch.stack(self._overflows).sum().isnan().to(torch.float32))
-        parts[0].add_(torch.where(overflow > 0, torch.inf, 0.0).to(parts[0]))
+        # A shard may have no elements.
+        for part in [part for part in parts if part.numel()][:1]:
+            part.add_(torch.where(overflow > 0, torch.inf, 0.0).to(part))
         self._scaler.update(new_scale=scale)
         self._scaler.unscale_(self._optimizer)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_losses.callbacks.access import on_device
 from lightning_losses.callbacks.interventions.repeated_step import RepeatedStep
 from lightning_losses.callbacks.interventions.second_gradient import SecondGradient
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import NonNegative, Positive
 from lightning_losses.optim.perturbation import norm_of, perturbed, scaled_direction
 from lightning_losses.parallel.processes import total_of_all, world_size
@@ -81,7 +82,7 @@ class SurrogateGradientNorm(SecondGradient):
         share = world_size() / total_of_all(count)
 
         def mean_prediction(output: Any, number: int) -> Tensor:
-            predicted: Tensor = output[self.predictions]
+            predicted = full_precision(output[self.predictions])
             return predicted.sum() * share.to(predicted.dtype)
 
         loss = step.gradients()
