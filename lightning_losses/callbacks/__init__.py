@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from lightning_losses.callbacks.monitors.embedding_evaluation import EmbeddingEvaluation as EmbeddingEvaluation
     from lightning_losses.callbacks.monitors.empirical_ntk import EmpiricalNTK as EmpiricalNTK
+    from lightning_losses.callbacks.monitors.few_shot_evaluation import FewShotEvaluation as FewShotEvaluation
     from lightning_losses.callbacks.monitors.gradient_conflict import GradientConflict as GradientConflict
     from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor as GrokkingMonitor
     from lightning_losses.callbacks.monitors.hessian_spectrum import HessianSpectrum as HessianSpectrum

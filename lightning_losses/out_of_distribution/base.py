@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_losses.numerics.rows import class_indices
 from lightning_losses.numerics.settings import Declared
-from lightning_losses.out_of_distribution.measuring import Outputs, measuring, outputs_of, own_inputs
+from lightning_losses.out_of_distribution.measuring import Outputs, device_of, measuring, outputs_of, own_inputs
 from lightning_losses.parallel.processes import told_by_any
 
 Batches = Iterable[tuple[Any, Int[Tensor, " batch"]]]
@@ -84,8 +84,12 @@ class OutOfDistributionScore(Declared):
     def update(self, outputs: Outputs, target: Int[Tensor, " batch"]) -> None:
         """Learn from a batch of training data."""
 
-    def finish(self) -> None:
-        """Conclude the learning, with what the other processes learned; every process calls it."""
+    def finish(self, device: torch.device) -> None:
+        """Conclude the learning, with what the other processes learned; every process calls it.
+
+        Args:
+            device: the network's, on which processes exchange tensors; a process may have seen no batch.
+        """
 
     def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:
         """The score of each input; the outputs are what the network made of them."""
@@ -120,7 +124,7 @@ def fit_scores(scores: Sequence[OutOfDistributionScore], network: nn.Module, bat
         if told_by_any("some" if seen else None) is None:
             raise ValueError(f"{learning[0].name}: no training batches came to fit; give at least one.")
         for score in learning:
-            score.finish()
+            score.finish(device_of(network))
 
 
 def scores_of(

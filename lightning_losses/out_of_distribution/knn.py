@@ -69,9 +69,9 @@ class KNN(OutOfDistributionScore):
         """Keep the directions of a batch's features."""
         self._parts.append(checked_directions(self.name, "features", outputs.features(self.layer)))
 
-    def finish(self) -> None:
+    def finish(self, device: torch.device) -> None:
         """Make the bank, of all processes' features."""
-        own = torch.cat(self._parts) if self._parts else torch.zeros(0, 0, dtype=torch.float64)
+        own = torch.cat(self._parts) if self._parts else torch.zeros(0, 0, dtype=torch.float64, device=device)
         self.bank, self._parts = torch.cat(rows_of_all(own)), []
 
     def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:

@@ -108,7 +108,7 @@ class MahalanobisDetector(OutOfDistributionScore):
             before = [self.gaussians[layer]] if layer in self.gaussians else []
             self.gaussians[layer] = merged_gaussians(*before, batch)
 
-    def finish(self) -> None:
+    def finish(self, device: torch.device) -> None:
         """Merge the Gaussians of all processes, in their order, and invert the covariances."""
         shares = values_of_all({layer: tuple(part.cpu() for part in own) for layer, own in self.gaussians.items()})
         resolution = max(values_of_all(self._resolution))

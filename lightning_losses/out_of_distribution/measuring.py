@@ -24,13 +24,23 @@ class Outputs(NamedTuple):
         return channel_means(self.activations[layer])
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's first parameter is; the CPU without any.
+
+    Example:
+        >>> device_of(nn.Linear(2, 1))
+        device(type='cpu')
+    """
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
 @contextmanager
 def measuring(network: nn.Module) -> Iterator[None]:
     """Within this context a network is in evaluation mode, and gradients can be taken, also where Lightning evaluates.
 
     Inference mode and autocast are off. Afterwards modes and torch's random states are what they were.
     """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     cuda = [device] if device.type == "cuda" else []
     with (
         torch.inference_mode(False),

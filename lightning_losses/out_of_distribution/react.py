@@ -74,9 +74,9 @@ class ReAct(OutOfDistributionScore):
         """Keep a batch's entries."""
         self._parts.append(outputs.activations[self.layer].detach().flatten())
 
-    def finish(self) -> None:
+    def finish(self, device: torch.device) -> None:
         """Take the percentile of all processes' entries."""
-        entries = torch.cat(rows_of_all(torch.cat(self._parts) if self._parts else torch.zeros(0)))
+        entries = torch.cat(rows_of_all(torch.cat(self._parts) if self._parts else torch.zeros(0, device=device)))
         self.threshold, self._parts = _percentile(entries, self.percentile), []
 
     def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:

@@ -40,6 +40,7 @@ from lightning_losses.callbacks.monitors.diffusion_spectral_entropy import Diffu
 from lightning_losses.callbacks.monitors.embedding_evaluation import EmbeddingEvaluation
 from lightning_losses.callbacks.monitors.empirical_ntk import EmpiricalNTK
 from lightning_losses.callbacks.monitors.evaluation import EvaluationMonitor
+from lightning_losses.callbacks.monitors.few_shot_evaluation import FewShotEvaluation
 from lightning_losses.callbacks.monitors.gradient_conflict import GradientConflict
 from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 from lightning_losses.callbacks.monitors.hessian_spectrum import HessianSpectrum
@@ -99,6 +100,7 @@ MONITORS = {
     DiffusionSpectralEntropy: lambda: DiffusionSpectralEntropy(["network.body"], bandwidth=1.0, **PROBE),
     EmbeddingEvaluation: lambda: EmbeddingEvaluation("network.first"),
     EmpiricalNTK: lambda: EmpiricalNTK(**PROBE),
+    FewShotEvaluation: lambda: FewShotEvaluation("network.first", ways=3, queries=3, episodes=4),
     GrokkingMonitor: lambda: GrokkingMonitor(),
     HessianSpectrum: lambda: HessianSpectrum(lanczos_steps=5, trace_probes=3, **PROBE),
     InformationPlane: lambda: InformationPlane(["network.body"], bins=4, **PROBE),
