@@ -254,6 +254,18 @@ def test_what_underflows_in_half_precision_is_attacked_all_the_same():
     assert (moved == exact).float().mean() > 0.95
 
 
+def test_a_compiled_network_is_attacked_as_it_is_and_trained_afterwards():
+    network, (inputs, target) = convolutional(), batch()
+    network.eval()
+    attack = FGSM(epsilon=0.05)
+    expected = attack(network, inputs, target)
+    compiled = torch.compile(network, backend="aot_eager")
+    with torch.inference_mode():
+        assert torch.equal(attack(compiled, inputs, target), expected)
+    nn.functional.cross_entropy(compiled(inputs), target).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 class Attacked(L.LightningModule):
     """Attacks in every step, between the forward and the backward pass, and in validation."""
 
