@@ -45,11 +45,17 @@ def tied_gaussians(
         target: [n] class indices.
         classes: how many there are.
 
+    Raises:
+        ValueError: shapes that do not fit; targets outside the classes.
+
     Example:
         >>> gaussians = tied_gaussians(torch.tensor([[1.0], [3.0]]), torch.tensor([1, 1]), 2)
         >>> gaussians.mean.flatten().tolist(), gaussians.scatter.item()
         ([0.0, 2.0], 2.0)
     """
+    if len(features):
+        check_points("tied_gaussians", "features", features)
+        check_labels("tied_gaussians", features, target, classes)
     h = features.double()
     samples = h.new_zeros(classes).index_add(0, target, torch.ones_like(target, dtype=h.dtype))
     sums = h.new_zeros(classes, h.shape[1]).index_add(0, target, h)

@@ -8,16 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.diagnostics.linear_heads import LinearHead, logistic_head
 from lightning_losses.diagnostics.mahalanobis_score import (
     TiedGaussians,
     merged_gaussians,
     squared_distances,
     tied_gaussians,
 )
-from lightning_losses.metrics.out_of_distribution import out_of_distribution_detection
 from lightning_losses.numerics.settings import NonNegative
 from lightning_losses.out_of_distribution.base import OutOfDistributionScore
+from lightning_losses.out_of_distribution.layer_regression import LayerRegression, layer_regression
 from lightning_losses.out_of_distribution.measuring import (
     Outputs,
     input_gradients,
@@ -45,7 +44,7 @@ class MahalanobisDetector(OutOfDistributionScore):
 
     Attributes:
         gaussians: what was fitted, by layer.
-        head: the logistic regression.
+        regression: what `tune` fitted.
 
     Shapes:
         a layer's output: [B, D_l, ...]; returns [B] float64.
@@ -75,7 +74,7 @@ class MahalanobisDetector(OutOfDistributionScore):
     combination: Literal["sum", "logistic"] = "sum"
     epsilons: Sequence[float] = ()
     gaussians: dict[str, TiedGaussians] = field(init=False, default_factory=dict)
-    head: LinearHead | None = field(init=False, default=None)
+    regression: LayerRegression | None = field(init=False, default=None)
     _resolution: float = field(init=False, default=0.0)
     _precisions: dict[str, Tensor] = field(init=False, default_factory=dict)
 
@@ -96,7 +95,7 @@ class MahalanobisDetector(OutOfDistributionScore):
 
     def clear(self) -> None:
         """Forget the Gaussians, and the regression that belongs to them."""
-        self.gaussians, self._precisions, self.head = {}, {}, None
+        self.gaussians, self._precisions, self.regression = {}, {}, None
 
     def update(self, outputs: Outputs, target: Int[Tensor, " batch"]) -> None:
         """Add a batch's samples that have a class."""
@@ -125,10 +124,9 @@ class MahalanobisDetector(OutOfDistributionScore):
         scores = self.layer_scores(network, inputs, outputs)
         if self.combination == "sum":
             return scores.sum(dim=1)
-        if self.head is None:
+        if self.regression is None:
             raise ValueError(f"{self.name}: it is not tuned; call tune(network, known, foreign) with held-out inputs.")
-        known, other = self.head.logits(scores.cpu()).to(scores.device).unbind(dim=1)
-        return known - other
+        return self.regression.log_odds(scores)
 
     def layer_scores(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, "batch layers"]:
         """Each layer's score, after its step."""
@@ -159,22 +157,11 @@ class MahalanobisDetector(OutOfDistributionScore):
         if not self.fitted:
             raise ValueError(f"{self.name}: it is not fitted; call fit(network, batches) before tune.")
         inputs = list(known), list(foreign)
-        best = -1.0
+        tried: dict[float, LayerRegression] = {}
         for epsilon in self.epsilons or (self.epsilon,):
             self.epsilon = epsilon
-            scores = [self._of_all(network, batches) for batches in inputs]
-            target = torch.arange(2).repeat_interleave(torch.tensor([len(rows) for rows in scores]))
-            if len(set(target.tolist())) < 2:
-                raise ValueError(
-                    f"{self.name}: {len(scores[0])} known and {len(scores[1])} foreign inputs came to tune; "
-                    "give some of both."
-                )
-            head = logistic_head(torch.cat(scores), target, 2)
-            logits = head.logits(torch.cat(scores))
-            auroc = float(out_of_distribution_detection(logits[:, 0] - logits[:, 1], target == 1).auroc)
-            if auroc > best:
-                best, chosen = auroc, (epsilon, head)
-        self.epsilon, self.head = chosen
+            tried[epsilon] = layer_regression(self.name, *(self._of_all(network, batches) for batches in inputs))
+        self.epsilon, self.regression = max(tried.items(), key=lambda pair: pair[1].auroc)
         return self
 
     def _of_all(self, network: nn.Module, batches: Sequence[Any]) -> Float[Tensor, "rows layers"]:

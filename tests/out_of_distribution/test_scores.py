@@ -114,9 +114,12 @@ def test_layers_are_combined_by_a_regression_and_the_best_step_is_kept():
     )
     with pytest.raises(ValueError, match="it is not tuned; call tune"):
         score(network, inputs)
+    with pytest.raises(ValueError, match="targets from 7 to 7 came for 3 classes"):
+        MahalanobisDetector(["1"]).fit(network, [(inputs, target * 0 + 7)])
     with pytest.raises(ValueError, match="60 known and 0 foreign inputs came to tune"):
         score.tune(network, known, [])
-    score.tune(network, known, foreign)
+    with torch.inference_mode():
+        score.tune(network, known, foreign)
     assert score.epsilon in (0.0, 0.01)
     # Fitted to tell these apart.
     assert score(network, torch.cat(known)).mean() > 1 > -1 > score(network, torch.cat(foreign)).mean()

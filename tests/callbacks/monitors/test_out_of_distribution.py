@@ -163,7 +163,7 @@ def test_a_detector_is_tuned_on_held_out_data(tmp_path):
         fit(tmp_path, OutOfDistribution(made(detector), {"other": FOREIGN}))
     watching = OutOfDistribution(made(detector), {"other": FOREIGN}, held_out=(VAL, FOREIGN))
     fit(tmp_path, watching)
-    assert detector.head is not None and watching.latest["val/ood/mahalanobis/other/auroc"] > 0.7
+    assert detector.regression is not None and watching.latest["val/ood/mahalanobis/other/auroc"] > 0.7
 
 
 @pytest.mark.parametrize(
