@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_losses.attacks.attacking import BatchNormMode, attacking
 from lightning_losses.attacks.balls import into_box
+from lightning_losses.attacks.row_generator import Randomness
 from lightning_losses.networks.calls import logits_of
 from lightning_losses.numerics.checks import check_floating, check_tensor
 from lightning_losses.numerics.probabilities import full_precision
@@ -73,7 +74,7 @@ class Attack(Declared):
         network: Network,
         inputs: Float[Tensor, "rows ..."],
         target: Int[Tensor, " rows"],
-        generator: torch.Generator | None = None,
+        generator: Randomness | None = None,
     ) -> Float[Tensor, "rows ..."]:
         """The attacked inputs, without gradient.
 
@@ -81,7 +82,8 @@ class Attack(Declared):
             network: what is attacked: a module, or a function from inputs to logits [rows, C], within `attacking`.
             inputs: [rows, ...] as the network takes them.
             target: [rows] the true classes.
-            generator: draws random starts; None draws the same in every call.
+            generator: draws random starts, a `RowGenerator` those of each row by itself; None draws the same in every
+                call.
         """
         self._check(inputs, target)
         if not len(inputs):
@@ -112,7 +114,7 @@ class Attack(Declared):
         clean: Float[Tensor, "rows ..."],
         target: Int[Tensor, " rows"],
         kept: Bool[Tensor, " rows"],
-        generator: torch.Generator,
+        generator: Randomness,
     ) -> Float[Tensor, "rows ..."]:
         """The attacked inputs; what is not kept is anything.
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.attacks.row_generator import Randomness, normal, uniform
+
 Norm = Literal["linf", "l2"]
 
 
@@ -54,23 +56,21 @@ def into_box(inputs: Float[Tensor, "rows ..."], bounds: tuple[float, float] | No
 
 
 def uniform_in_ball(
-    like: Float[Tensor, "rows ..."], epsilon: float, norm: Norm, generator: torch.Generator
+    like: Float[Tensor, "rows ..."], epsilon: float, norm: Norm, generator: Randomness
 ) -> Float[Tensor, "rows ..."]:
-    """Points that are uniform in the ball around 0, of the shape of other rows; drawn on the generator's device.
+    """Points that are uniform in the ball around 0, of the shape of other rows.
 
     Example:
         >>> points = uniform_in_ball(torch.zeros(100, 3), 0.5, "l2", torch.Generator().manual_seed(0))
         >>> bool((points.norm(dim=1) <= 0.5).all())
         True
     """
-    device = generator.device
     if norm == "linf":
-        drawn = torch.rand(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
-        return epsilon * (2 * drawn - 1)
-    direction = torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
-    radius = torch.rand(len(like), generator=generator, device=device, dtype=like.dtype)
+        return epsilon * (2 * uniform(like, generator) - 1)
+    direction = normal(like, generator)
+    radius = uniform(like.flatten(1).sum(dim=1), generator)
     radius = epsilon * radius ** (1 / max(like[0].numel(), 1))
-    return (_unit(direction) * _for_rows(radius, direction)).to(like.device)
+    return _unit(direction) * _for_rows(radius, direction)
 
 
 def _unit(rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows ..."]:

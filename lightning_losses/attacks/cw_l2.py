@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_losses.attacks.attack import Attack, gradient_by_inputs
 from lightning_losses.attacks.losses import logit_margin
+from lightning_losses.attacks.row_generator import Randomness
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Count, NonNegative, Positive
 
@@ -85,7 +86,7 @@ class CWL2(Attack):
         clean: Float[Tensor, "rows ..."],
         target: Int[Tensor, " rows"],
         kept: Bool[Tensor, " rows"],
-        generator: torch.Generator,
+        generator: Randomness,
     ) -> Float[Tensor, "rows ..."]:
         """Descend for each weight of the penalty."""
         far = clean.new_full((len(clean),), torch.inf)

@@ -2,12 +2,12 @@
 
 from dataclasses import field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.attacks.gradient_attack import Climbing, GradientAttack
 from lightning_losses.attacks.losses import odds_against
+from lightning_losses.attacks.row_generator import Randomness
 
 
 class FGSM(GradientAttack):
@@ -50,6 +50,6 @@ class FGSM(GradientAttack):
         """The whole radius."""
         return self.epsilon
 
-    def start(self, clean: Float[Tensor, "rows ..."], generator: torch.Generator) -> Float[Tensor, "rows ..."]:
+    def start(self, clean: Float[Tensor, "rows ..."], generator: Randomness) -> Float[Tensor, "rows ..."]:
         """The inputs."""
         return clean

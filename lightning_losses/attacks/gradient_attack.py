@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_losses.attacks.attack import Attack, gradient_by_inputs
 from lightning_losses.attacks.balls import Norm, ascent_step, into_ball
+from lightning_losses.attacks.row_generator import Randomness
 from lightning_losses.numerics.settings import Count, NonNegative
 from lightning_losses.parallel.sharding import is_sharded
 
@@ -80,7 +81,7 @@ class GradientAttack(Attack):
         """The length of a step, by the norm."""
 
     @abstractmethod
-    def start(self, clean: Float[Tensor, "rows ..."], generator: torch.Generator) -> Float[Tensor, "rows ..."]:
+    def start(self, clean: Float[Tensor, "rows ..."], generator: Randomness) -> Float[Tensor, "rows ..."]:
         """Where the steps begin: `clean` itself, or points near it, which need not be in the ball."""
 
     def compares(self) -> bool:
@@ -101,7 +102,7 @@ class GradientAttack(Attack):
         clean: Float[Tensor, "rows ..."],
         target: Int[Tensor, " rows"],
         kept: Bool[Tensor, " rows"],
-        generator: torch.Generator,
+        generator: Randomness,
     ) -> Float[Tensor, "rows ..."]:
         """Climb from every start."""
         clean_logits = clean.new_zeros(len(clean), 0)

@@ -3,13 +3,13 @@
 import math
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.attacks.balls import uniform_in_ball
 from lightning_losses.attacks.gradient_attack import Climbing, GradientAttack
 from lightning_losses.attacks.losses import ATTACK_LOSSES, AttackLossName
+from lightning_losses.attacks.row_generator import Randomness, normal
 from lightning_losses.numerics.settings import NonNegative
 
 # The standard deviation of the normal start, with which TRADES and MART begin.
@@ -87,11 +87,10 @@ class PGD(GradientAttack):
         fall = (1 + math.cos(math.pi * step / self.steps)) / 2 if self.schedule == "cosine" else 1.0
         return self.step_size * fall
 
-    def start(self, clean: Float[Tensor, "rows ..."], generator: torch.Generator) -> Float[Tensor, "rows ..."]:
+    def start(self, clean: Float[Tensor, "rows ..."], generator: Randomness) -> Float[Tensor, "rows ..."]:
         """Random points near the inputs, or these."""
         if self.random_start == "none":
             return clean
         if self.random_start == "uniform":
             return clean + uniform_in_ball(clean, self.epsilon, self.norm, generator)
-        noise = torch.randn(clean.shape, generator=generator, device=generator.device, dtype=clean.dtype)
-        return clean + _NORMAL * noise.to(clean.device)
+        return clean + _NORMAL * normal(clean, generator)

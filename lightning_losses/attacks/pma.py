@@ -3,13 +3,13 @@
 import math
 from typing import Annotated
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.attacks.balls import uniform_in_ball
 from lightning_losses.attacks.gradient_attack import Climbing, GradientAttack
 from lightning_losses.attacks.losses import log_probability_margin, log_rival_probability, odds_against
+from lightning_losses.attacks.row_generator import Randomness
 from lightning_losses.numerics.settings import Bound, Count
 
 
@@ -74,6 +74,6 @@ class PMA(GradientAttack):
         since = step - 1 - (half if step > half else 0)
         return self.epsilon * (1 + math.cos(math.pi * since / half))
 
-    def start(self, clean: Float[Tensor, "rows ..."], generator: torch.Generator) -> Float[Tensor, "rows ..."]:
+    def start(self, clean: Float[Tensor, "rows ..."], generator: Randomness) -> Float[Tensor, "rows ..."]:
         """Points that are uniform in the ball."""
         return clean + uniform_in_ball(clean, self.epsilon, self.norm, generator)

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from lightning_losses.attacks.attack import Attack
 from lightning_losses.attacks.for_data import for_data
+from lightning_losses.attacks.row_generator import Randomness, RowGenerator
 from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.rows import class_indices, labelled_rows
@@ -25,8 +27,9 @@ class AdversarialTrainingMixin(ObjectiveMixin):
     gradients, buffers nor random states; the pass of the attacked inputs is one of training. What layers put out there
     is not recorded as the batch's.
 
-    Random starts are drawn anew for each batch, from the attack's seed, the epoch, the batch and the process: a resumed
-    run draws what an uninterrupted one does.
+    Random starts are drawn anew in each epoch: with the samples' `index` in the batch, from the attack's seed, the
+    epoch and the index, so that a sample is attacked from the same start on any number of processes; without, from the
+    seed, the epoch, the batch and the process. A resumed run draws what an uninterrupted one does.
 
     Attributes:
         attack: any `Attack`. If it has bounds and no `mean` and `std`, it gets those by which the trainer's data module
@@ -101,12 +104,18 @@ class AdversarialTrainingMixin(ObjectiveMixin):
         kept = labelled_rows(target, *ignored_targets(self))
         classes = class_indices(target).masked_fill(~kept, self.attack.ignore_index)
         with self.beside_the_batch():
-            return self.attack(self, inputs, classes, self.attack_generator(inputs.device))
+            return self.attack(self, inputs, classes, self.attack_generator(inputs, tensors.get("index")))
 
-    def attack_generator(self, device: torch.device) -> torch.Generator:
-        """A generator for the random starts of this batch on this process."""
+    def attack_generator(self, inputs: Tensor, index: Int[Tensor, " rows"] | None = None) -> Randomness:
+        """What the random starts of this batch are drawn with.
+
+        Args:
+            inputs: of the batch.
+            index: the samples' positions in their data set, if they are known.
+        """
         assert self.attack is not None
         trainer = attached_trainer(self)
-        place = (trainer.current_epoch, trainer.fit_loop.batch_idx) if trainer is not None else (0, 0)
-        state = np.random.SeedSequence([self.attack.seed, *place, group_rank()]).generate_state(1, np.uint64)
-        return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
+        epoch, batch = (trainer.current_epoch, trainer.fit_loop.batch_idx) if trainer is not None else (0, 0)
+        place = (epoch,) if index is not None else (epoch, batch, group_rank())
+        seed = int(np.random.SeedSequence([self.attack.seed, *place]).generate_state(1)[0])
+        return torch.Generator(inputs.device).manual_seed(seed) if index is None else RowGenerator(seed, index)

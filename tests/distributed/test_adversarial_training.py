@@ -23,9 +23,10 @@ class Uneven(L.LightningDataModule):
     def train_dataloader(self):
         given = batches()
         given[1][1][:2] = -100
-        rows = {(0, 1): slice(0, 8), (0, 2): slice(0, 5), (1, 2): slice(5, 8)}
-        own = rows[self.trainer.global_rank, self.trainer.world_size]
-        return DataLoader([{"inputs": x[own], "target": y[own]} for x, y in given], batch_size=None)
+        shares = {(0, 1): slice(0, 8), (0, 2): slice(0, 5), (1, 2): slice(5, 8)}
+        own = shares[self.trainer.global_rank, self.trainer.world_size]
+        rows = [{"inputs": x, "target": y, "index": 8 * n + torch.arange(8)} for n, (x, y) in enumerate(given)]
+        return DataLoader([{name: one[own] for name, one in batch.items()} for batch in rows], batch_size=None)
 
     val_dataloader = train_dataloader
 
@@ -39,8 +40,7 @@ def train(folder, strategy):
             chosen = {"devices": 2, "strategy": FSDP2Strategy(process_group_backend="gloo", min_parameters=1)}
         torch.manual_seed(5)
         module = AdversarialClassifier(
-            # Random starts depend on the process.
-            PGD(epsilon=0.2, step_size=0.1, steps=3, random_start="none", bounds=None),
+            PGD(epsilon=0.2, step_size=0.1, steps=3, bounds=None),
             network=nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)),
             objective=Objective({"mart": MART()}),
             num_classes=3,

@@ -88,12 +88,14 @@ def test_ignored_samples_stay_as_they_are():
     assert moved.tolist() == (TARGET[:4] != 2).tolist()
 
 
-def test_starts_are_drawn_anew_for_each_batch_and_again_for_the_same():
+@pytest.mark.parametrize("indexed", [True, False])
+def test_starts_are_drawn_anew_for_each_batch_and_again_for_the_same(indexed):
     seen = []
 
     class Recording(AdversarialClassifier):
         def training_step(self, batch, batch_idx):
-            step = super().training_step(batch, batch_idx)
+            given = batch if indexed else {name: part for name, part in batch.items() if name != "index"}
+            step = super().training_step(given, batch_idx)
             seen.append(step["attacked_inputs"] - batch["inputs"])
             return step
 
