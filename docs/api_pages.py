@@ -44,6 +44,8 @@ ROOMS = {
     "decoding": "First: `generate(network, prompts, max_new_tokens)`; [decoding](../decoding.md).",
     "out_of_distribution": "First: `Energy()(network, inputs)`; [out of distribution]"
     "(../robustness.md#out-of-distribution).",
+    "test_time": "First: `with Adaptation(network, Tent()): network(inputs)`; [shift at test time]"
+    "(../robustness.md#shift-at-test-time).",
     "attacks": "First: `PGD(epsilon=0.3, step_size=0.02, steps=20)(network, inputs, target)`; "
     "[robustness](../robustness.md).",
     "transduction": "First: `LaplacianKMeans()(support, target, queries)`; [transduction]"

@@ -29,12 +29,13 @@ PARTS = {
     "decoding": ("decoding",),
     "attacks": ("attacks",),
     "out_of_distribution": ("out_of_distribution",),
+    "test_time": ("test_time",),
 }
 # What others derive from, and nobody uses by itself.
 _BASES = {
     *("Calibrator", "ConformalIntervals", "ConformalSets"),
     *("DeclaredCallback", "GradientBalancing", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"),
-    *("GradientAttack", "OutOfDistributionScore", "SequenceProcessor", "SurpriseControl"),
+    *("GradientAttack", "OutOfDistributionScore", "SequenceProcessor", "SurpriseControl", "TestTimeMethod"),
     *(f"{kind}Monitor" for kind in ("", "Attack", "Gradient", "Layer", "Logit", "Parameter", "Probe")),
 }
 
@@ -140,6 +141,7 @@ def _base(kind: str) -> type | None:
         "decoding": ("lightning_losses.numerics.settings", "Declared"),
         "attacks": ("lightning_losses.attacks.attack", "Attack"),
         "out_of_distribution": ("lightning_losses.out_of_distribution", "OutOfDistributionScore"),
+        "test_time": ("lightning_losses.test_time", "TestTimeMethod"),
     }[kind]
     base = getattr(importlib.import_module(home), name)
     assert isinstance(base, type)

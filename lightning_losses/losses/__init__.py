@@ -247,12 +247,14 @@ if TYPE_CHECKING:
     from lightning_losses.losses.self_supervised.wasserstein_predictive_coding import (
         WassersteinPredictiveCoding as WassersteinPredictiveCoding,
     )
-    from lightning_losses.losses.test_time.rmt_symmetric_cross_entropy import (
+    from lightning_losses.losses.self_training.rmt_symmetric_cross_entropy import (
         RMTSymmetricCrossEntropy as RMTSymmetricCrossEntropy,
     )
-    from lightning_losses.losses.test_time.selective_pseudo_label import SelectivePseudoLabel as SelectivePseudoLabel
-    from lightning_losses.losses.test_time.soft_likelihood_ratio import SoftLikelihoodRatio as SoftLikelihoodRatio
-    from lightning_losses.losses.test_time.softmax_entropy import SoftmaxEntropy as SoftmaxEntropy
+    from lightning_losses.losses.self_training.selective_pseudo_label import (
+        SelectivePseudoLabel as SelectivePseudoLabel,
+    )
+    from lightning_losses.losses.self_training.soft_likelihood_ratio import SoftLikelihoodRatio as SoftLikelihoodRatio
+    from lightning_losses.losses.self_training.softmax_entropy import SoftmaxEntropy as SoftmaxEntropy
     from lightning_losses.losses.unlearning.contrastive_entropy_ood import (
         ContrastiveEntropyOOD as ContrastiveEntropyOOD,
     )

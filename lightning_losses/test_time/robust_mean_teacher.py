@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lightning_losses.data.seeded_views import Augmentation, seeded_view
-from lightning_losses.losses.test_time.rmt_symmetric_cross_entropy import RMTSymmetricCrossEntropy
+from lightning_losses.losses.self_training.rmt_symmetric_cross_entropy import RMTSymmetricCrossEntropy
 from lightning_losses.networks.calls import logits_of
 from lightning_losses.numerics.settings import Seed, Share
 from lightning_losses.test_time.adaptation import Adaptation, TestTimeMethod

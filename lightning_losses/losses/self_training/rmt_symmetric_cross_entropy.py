@@ -40,6 +40,7 @@ class RMTSymmetricCrossEntropy(DistillationLoss):
 
     status = "confirmed"
     evidence = "mariodoebler/test-time-adaptation"
+    needs_tail = True
 
     alpha: Share = 0.5
 

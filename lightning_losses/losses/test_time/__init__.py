@@ -1,1 +1,0 @@
-"""What a network learns from its own predictions on unlabelled test data."""
