@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 from lightning_losses.callbacks import OutOfDistribution
 from lightning_losses.data import GaussianNoise
 from lightning_losses.metrics import out_of_distribution_detection
-from lightning_losses.out_of_distribution import KNN, ODIN, Energy, MahalanobisDetector, fit_scores, scores_of
+from lightning_losses.out_of_distribution import KNN, ODIN, Energy, MahalanobisDetector, ReAct, fit_scores, scores_of
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
 from tests.distributed.processes import run_on_processes
 
@@ -123,6 +123,15 @@ def test_training_data_of_its_own_subsets_and_another_loader(tmp_path):
     subset = DataLoader(whole, 4, sampler=SubsetRandomSampler(range(21)))
     trainer(tmp_path, watching).validate(module, [DataLoader(TRAIN, 8), subset], verbose=False)
     assert watching.latest == pytest.approx(by_hand(module, "val"))
+
+
+def test_half_precision_says_nearly_the_same(tmp_path):
+    latest = []
+    for precision in ("64-true", "bf16-true"):
+        watching = OutOfDistribution({**made(), "react": ReAct("network.1")}, {"other": FOREIGN}, train=TRAIN)
+        trainer(tmp_path, watching, precision=precision).validate(Classifying(), DataLoader(VAL, 8), verbose=False)
+        latest.append({name: value for name, value in watching.latest.items() if name.endswith("auroc")})
+    assert latest[1] == pytest.approx(latest[0], abs=0.03) and len(latest[0]) == 5
 
 
 def test_epochs_between_are_left_out(tmp_path):
