@@ -96,10 +96,12 @@ class Attack(Declared):
             given, kept = inputs.detach().clone(), (target != self.ignore_index).clone()
             clean = self._unnormalised(full_precision(given))
             self._check_bounds(clean)
+            indices = target.clone().masked_fill(~kept, 0)
+            classes = self._least_classes(indices)
             attacked = self.perturb(
-                lambda x: self._logits(victim, self._normalised(x).to(given.dtype)),
+                lambda x: self._logits(victim, self._normalised(x).to(given.dtype), classes),
                 into_box(clean, self.bounds),
-                target.clone().masked_fill(~kept, 0),
+                indices,
                 kept,
                 generator or torch.Generator().manual_seed(self.seed),
             ).detach()
@@ -129,14 +131,23 @@ class Attack(Declared):
     def check_module(self, network: nn.Module) -> None:
         """Raise ``ValueError`` for a module that these settings don't fit."""
 
-    def _logits(self, network: Network, inputs: Tensor) -> Tensor:
+    def _logits(self, network: Network, inputs: Tensor, classes: int) -> Tensor:
         logits = logits_of(f"{self.name}: the network", network(inputs))
-        if logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
+        if logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < max(classes, 2):
             raise ValueError(
-                f"{self.name}: the network gave logits of shape {list(logits.shape)} for {len(inputs)} rows; give one "
-                "that returns [rows, C], with C of at least 2."
+                f"{self.name}: the network gave logits of shape {list(logits.shape)} for {len(inputs)} rows and a "
+                f"target up to {classes - 1}; give one that returns [rows, C], with C of at least {max(classes, 2)}."
             )
         return logits
+
+    def _least_classes(self, target: Tensor) -> int:
+        least, most = (int(end) for end in target.aminmax())
+        if least < 0:
+            raise ValueError(
+                f"{self.name}: target holds {least}, which is no class; give {self.ignore_index} to rows to ignore, or "
+                "another ignore_index."
+            )
+        return most + 1
 
     def _check(self, inputs: Any, target: Any) -> None:
         check_floating(self.name, "inputs", inputs)

@@ -74,6 +74,22 @@ def test_batches_without_rows_or_without_classes_stay(attack):
     assert torch.equal(attack(network, inputs, torch.full_like(target, -100)), inputs)
 
 
+def test_a_ball_without_radius_holds_the_input_alone():
+    network, (inputs, target) = convolutional(), batch()
+    for attack in (FGSM(epsilon=0.0), PGD(epsilon=0.0), PGD(epsilon=0.0, norm="l2"), PMA(epsilon=0.0, steps=2)):
+        assert torch.equal(attack(network, inputs, target), inputs)
+
+
+def test_a_network_that_fails_is_left_as_it_was():
+    network, (inputs, target) = convolutional(), batch()
+    before = state(network)
+    handle = network[5].register_forward_hook(lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        PGD(batch_norm="train")(network, inputs, target)
+    handle.remove()
+    assert_same_state(before, state(network))
+
+
 @each_attack
 def test_normalised_inputs_are_attacked_as_those_before_normalisation(attack):
     inputs, target = batch(dtype=torch.float64)
@@ -209,6 +225,8 @@ def test_settings_that_cannot_be_are_refused(settings, message):
         (lambda x, y: (x * 255, y), "inputs from .* to .* came with bounds"),
         (lambda x, y: (x, y.float()), "dtype torch.float32; give inputs"),
         (lambda x, y: (x, y[:3]), "give inputs"),
+        (lambda x, y: (x, y + 4), "for 12 rows and a target up to 7; give one that returns .* at least 8"),
+        (lambda x, y: (x, y - 9), "target holds -[6-9], which is no class; give -100"),
         (lambda x, y: (x.long(), y), "inputs has dtype torch.int64"),
     ],
 )
