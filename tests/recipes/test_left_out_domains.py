@@ -37,6 +37,8 @@ def test_every_domain_is_left_out_and_the_weight_is_chosen_in_two_ways(tmp_path,
     assert oracle["val_accuracy"][0] <= values["irm_v1"]["val_accuracy"][0]
     content = json.loads((tmp_path / "report" / "report.json").read_text())
     assert content["values"] == {"coloured": values}
+    assert content["chosen"]["coloured"]["erm"] == {"0": None, "2": None}
+    assert set(content["chosen"]["coloured"]["irm_v1"].values()) <= {1.0, 100.0}
     page = (tmp_path / "report" / "report.md").read_text()
     assert "## coloured" in page and "| without 90 % disagree |" in page and "| domain_mixup |" in page
     assert (tmp_path / "report" / "domains.png").exists()
@@ -64,9 +66,10 @@ def test_every_objective_takes_a_step_and_a_switch_restarts_the_optimizer():
     [
         ("domains.seeds=[]", "domains: no beds, objectives or seeds came; give at least one of each."),
         ("domains.beds.coloured.left_out=[3]", "domains: left_out=3 came for 3 domains; give 0 to 2."),
+        ("+domains.beds.coloured.tuned.irm={terms.irm.weight: [1]}", "domains: irm is tuned, and not among"),
         ("domains.beds.coloured.claims.0.differences.0.run=irm", "claims: there is no run 'irm'"),
     ],
-    ids=["seeds", "domain", "claim"],
+    ids=["seeds", "domain", "tuned", "claim"],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told):
     with pytest.raises(ConfigError) as caught:

@@ -46,8 +46,17 @@ class Job(NamedTuple):
     seed: int
 
 
+class Choice(NamedTuple):
+    """The value of a tuned parameter that counts (None: nothing is tuned), and what each seed reached with it."""
+
+    value: Any
+    seeds: list[Scored]
+
+
 # Of a bed's jobs.
 Scores = dict[Job, Scored]
+# By row of the table and domain that is left out.
+Choices = dict[str, dict[int, Choice]]
 # Of a bed's rows of the table: by label and metric a number a seed, and by label and domain too.
 Values = dict[str, dict[str, list[float]]]
 
@@ -71,6 +80,8 @@ class LeftOutDomains(Experiment):
         """All trainings of a data set."""
         count = int(bed.data.num_domains) + 1
         left_out = range(count) if bed.left_out is None else bed.left_out
+        if unknown := sorted(set(bed.tuned or {}) - set(self.config.domains.objectives)):
+            raise ConfigError(f"domains: {unknown[0]} is tuned, and not among domains.objectives.")
         for domain in left_out:
             if not 0 <= domain < count:
                 raise ConfigError(f"domains: left_out={domain} came for {count} domains; give 0 to {count - 1}.")
@@ -121,7 +132,7 @@ class LeftOutDomains(Experiment):
         """Train, choose, measure and report; the numbers by bed and row, one a seed. None in further processes."""
         started, resume = time.perf_counter(), self.config.resume is not None
         kept = KeptNetworks(self.config.cache or cache_folder() / "networks")
-        values: dict[str, Values] = {}
+        choices: dict[str, Choices] = {}
         names: dict[str, dict[int, str]] = {}
         for label, bed in self.beds().items():
             scores: Scores = {}
@@ -131,11 +142,12 @@ class LeftOutDomains(Experiment):
                 scores[job] = _scored(trained, training.datamodule)
                 data: Any = training.datamodule
                 names.setdefault(label, {})[job.left_out] = data.domain_names[job.left_out]
-            values[label] = self._values(bed, scores)
+            choices[label] = self._choices(bed, scores)
         if not first_process():
             return None
+        values = {label: {row: _values(own) for row, own in rows.items()} for label, rows in choices.items()}
         taken = time.perf_counter() - started
-        page = self._page(values, names, taken)
+        page = self._page(values, choices, names, taken)
         page.write(folder / "report")
         page.show(taken, folder / "report")
         return values
@@ -145,31 +157,30 @@ class LeftOutDomains(Experiment):
         names = [str(name) for name in self.config.domains.objectives]
         return [row for name in names for row in ([name, f"{name}, {ORACLE}"] if name in tuned else [name])]
 
-    def _values(self, bed: DictConfig, scores: Scores) -> Values:
-        """By row: a number a seed of each metric, and of each domain that was left out."""
-        values: Values = {}
+    def _choices(self, bed: DictConfig, scores: Scores) -> Choices:
+        """By row and domain that was left out, the value that counts, and what it reached."""
         left_out = sorted({job.left_out for job in scores})
+        choices: Choices = {}
         for row in self._rows(bed):
             name, _, oracle = row.partition(", ")
             by: Literal["accuracy", "val_accuracy"] = "accuracy" if oracle else "val_accuracy"
-            chosen = [chosen_scores(scores, name, domain, by) for domain in left_out]
-            seeds = list(zip(*chosen, strict=True))
-            values[row] = {
-                "mean_accuracy": [statistics.fmean(one.accuracy for one in seed) for seed in seeds],
-                "worst_accuracy": [min(one.accuracy for one in seed) for seed in seeds],
-                "val_accuracy": [statistics.fmean(one.val_accuracy for one in seed) for seed in seeds],
-                **{_without(k): [one.accuracy for one in own] for k, own in zip(left_out, chosen, strict=True)},
-            }
-        return values
+            choices[row] = {domain: chosen(scores, name, domain, by) for domain in left_out}
+        return choices
 
-    def _page(self, values: Mapping[str, Values], names: Mapping[str, Mapping[int, str]], taken: float) -> Page:
+    def _page(
+        self,
+        values: Mapping[str, Values],
+        choices: Mapping[str, Choices],
+        names: Mapping[str, Mapping[int, str]],
+        taken: float,
+    ) -> Page:
         judged: dict[str, list[JudgedClaim]] = {}
         for label, bed in self.beds().items():
             claims, margins = self.claims(bed)
             judged[label] = judged_claims(claims, values[label], margins)
         body: list[str | Table] = [self._note()]
         for label in values:
-            body += [f"## {label}", _table(values[label], names[label]), _listed(judged[label])]
+            body += [f"## {label}", _table(values[label], choices[label], names[label]), _listed(judged[label])]
         every = [one for claims in judged.values() for one in claims]
         return Page(
             title=f"Domains that are left out, seeds {', '.join(map(str, self.config.domains.seeds))}",
@@ -179,10 +190,20 @@ class LeftOutDomains(Experiment):
             numbers={
                 "seconds": taken,
                 "values": values,
+                "chosen": {
+                    label: {row: {str(k): one.value for k, one in own.items()} for row, own in rows.items()}
+                    for label, rows in choices.items()
+                },
                 "claims": {label: [one.plain() for one in claims] for label, claims in judged.items()},
             },
             settings=plain_settings(self.config),
-            figures={"domains.png": lambda: seed_intervals(_panels(values), stages=["chosen by validation", ORACLE])},
+            figures={
+                "domains.png": lambda: seed_intervals(
+                    _panels(values),
+                    stages=["chosen by validation", ORACLE],
+                    reference=next(iter(self.config.domains.objectives)),
+                )
+            },
         )
 
     def _note(self) -> str:
@@ -194,21 +215,30 @@ class LeftOutDomains(Experiment):
         )
 
 
-def chosen_scores(
-    scores: Mapping[Job, Scored], objective: str, left_out: int, by: Literal["val_accuracy", "accuracy"]
-) -> list[Scored]:
-    """A number a seed of an objective without a domain, of the value of its parameter with the best mean.
+def chosen(scores: Scores, objective: str, left_out: int, by: Literal["val_accuracy", "accuracy"]) -> Choice:
+    """Of an objective without a domain the value of its parameter with the best mean over the seeds.
 
     Example:
-        >>> jobs = {Job("irm", 1, 0, 5): Scored(0.9, 0.2), Job("irm", 100, 0, 5): Scored(0.8, 0.6)}
-        >>> [chosen_scores(jobs, "irm", 0, by)[0].accuracy for by in ("val_accuracy", "accuracy")]
-        [0.2, 0.6]
+        >>> scores = {Job("irm", 1, 0, 5): Scored(0.9, 0.2), Job("irm", 100, 0, 5): Scored(0.8, 0.6)}
+        >>> [chosen(scores, "irm", 0, by).value for by in ("val_accuracy", "accuracy")]
+        [1, 100]
     """
     groups: dict[Any, list[Scored]] = {}
     for job, score in scores.items():
         if (job.objective, job.left_out) == (objective, left_out):
             groups.setdefault(job.value, []).append(score)
-    return max(groups.values(), key=lambda group: statistics.fmean(getattr(score, by) for score in group))
+    return Choice(*max(groups.items(), key=lambda group: statistics.fmean(getattr(score, by) for score in group[1])))
+
+
+def _values(choices: Mapping[int, Choice]) -> dict[str, list[float]]:
+    """Of a row: a number a seed of each metric, and of each domain that was left out."""
+    seeds = list(zip(*(choice.seeds for choice in choices.values()), strict=True))
+    return {
+        "mean_accuracy": [statistics.fmean(one.accuracy for one in seed) for seed in seeds],
+        "worst_accuracy": [min(one.accuracy for one in seed) for seed in seeds],
+        "val_accuracy": [statistics.fmean(one.val_accuracy for one in seed) for seed in seeds],
+        **{_without(domain): [one.accuracy for one in choice.seeds] for domain, choice in choices.items()},
+    }
 
 
 def _without(domain: int) -> str:
@@ -233,14 +263,18 @@ def _scored(trained: Trained, data: Any) -> Scored:
     )
 
 
-def _table(values: Values, names: Mapping[int, str]) -> Table:
+def _table(values: Values, choices: Choices, names: Mapping[int, str]) -> Table:
+    metrics = [(metric, metric) for metric in DOMAIN_METRICS] + [(_without(domain), "accuracy") for domain in names]
     heads = ["objective", *(shown(metric).name for metric in DOMAIN_METRICS), *(f"without {names[k]}" for k in names)]
-    columns = [(metric, metric) for metric in DOMAIN_METRICS] + [(_without(domain), "accuracy") for domain in names]
     rows = [
-        [row, *(spread(seed_interval(numbers[column]), metric) for column, metric in columns)]
+        [
+            row,
+            *(spread(seed_interval(numbers[column]), metric) for column, metric in metrics),
+            ", ".join("" if one.value is None else f"{one.value:g}" for one in choices[row].values()).strip(", "),
+        ]
         for row, numbers in values.items()
     ]
-    return Table(heads, rows)
+    return Table([*heads, "chosen"], rows, right=1)
 
 
 def _listed(judged: Sequence[JudgedClaim]) -> str:
@@ -250,11 +284,11 @@ def _listed(judged: Sequence[JudgedClaim]) -> str:
 def _panels(values: Mapping[str, Values]) -> dict[str, dict[str, list[Interval]]]:
     """A panel for the mean and the worst accuracy of each bed, with both choices of an objective in one row."""
     panels: dict[str, dict[str, list[Interval]]] = {}
-    for metric in ("mean_accuracy", "worst_accuracy"):
+    for metric, word in (("mean_accuracy", "mean"), ("worst_accuracy", "worst")):
         for label, rows in values.items():
             panel: dict[str, list[Interval]] = {}
             for row, numbers in rows.items():
                 mean, low, high = seed_interval([100 * number for number in numbers[metric]])
                 panel.setdefault(row.partition(", ")[0], []).append((mean, low, high))
-            panels[f"{label}: {shown(metric).title}"] = panel
+            panels[f"{label}: {word} (%)"] = panel
     return panels
