@@ -288,7 +288,7 @@ def _panels(values: Mapping[str, Values]) -> dict[str, dict[str, list[Interval]]
         for label, rows in values.items():
             panel: dict[str, list[Interval]] = {}
             for row, numbers in rows.items():
-                mean, low, high = seed_interval([100 * number for number in numbers[metric]])
+                mean, low, high = seed_interval([100 * number for number in numbers[metric]]).within(0.0, 100.0)
                 panel.setdefault(row.partition(", ")[0], []).append((mean, low, high))
             panels[f"{label}: {word} (%)"] = panel
     return panels
