@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from lightning_losses.attacks.attack import Attack
 from lightning_losses.attacks.gradient_attack import GradientAttack
 from lightning_losses.attacks.pgd import PGD
+from lightning_losses.attacks.row_generator import Randomness, RowGenerator
 from lightning_losses.networks.calls import logits_of
 
 A = TypeVar("A", bound=GradientAttack)
 # An attack, or a function that is called as one.
-Attacking = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Attacking = Callable[[nn.Module, Tensor, Tensor, Randomness | None], Tensor]
 
 
 class AttackedRows(NamedTuple):
@@ -39,6 +40,7 @@ def attacked_rows(
     *,
     surrogates: Mapping[str, nn.Module] | None = None,
     random: Attacking | None = None,
+    keys: Int[Tensor, " rows"] | None = None,
 ) -> AttackedRows:
     """Which rows a network in evaluation mode tells right as they are, and under attacks.
 
@@ -49,6 +51,8 @@ def attacked_rows(
         surrogates: other networks, by name. The first attack is made on each of them, and the network is tried on what
             it gives.
         random: an attack that needs no gradient, such as that of `random_draws`.
+        keys: the rows' positions in their data set, by which random starts are drawn; None draws them by the rows'
+            places in the batch.
 
     Raises:
         ValueError: no attacks.
@@ -71,15 +75,18 @@ def attacked_rows(
     def told(changed: Tensor) -> Tensor:
         return logits(changed).argmax(dim=-1) == target
 
+    def start() -> Randomness | None:
+        return None if keys is None else RowGenerator(0, keys)
+
     clean = logits(inputs)
     right = {"clean": clean.argmax(dim=-1) == target}
-    right |= {name: told(attack(network, inputs, target)) for name, attack in attacks.items()}
+    right |= {name: told(attack(network, inputs, target, start())) for name, attack in attacks.items()}
     right["worst"] = torch.stack(list(right.values())).all(dim=0)
     first = next(iter(attacks.values()))
     for name, other in (surrogates or {}).items():
-        right[f"transfer/{name}"] = told(first(other, inputs, target))
+        right[f"transfer/{name}"] = told(first(other, inputs, target, start()))
     if random is not None:
-        right["random"] = told(random(network, inputs, target))
+        right["random"] = told(random(network, inputs, target, start()))
     return AttackedRows(right, clean)
 
 
@@ -130,12 +137,12 @@ def within_distance(attack: Attack, radius: float) -> Attacking:
     Example:
         >>> far = PGD(epsilon=0.5, step_size=0.5, steps=1, random_start="none", bounds=None)
         >>> network = nn.Linear(2, 2, bias=False)
-        >>> within_distance(far, 0.4)(network, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
+        >>> within_distance(far, 0.4)(network, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), None)
         tensor([[0.5000, 0.5000]])
     """
 
-    def bounded(network: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
-        attacked = attack(network, inputs, target)
+    def bounded(network: nn.Module, inputs: Tensor, target: Tensor, generator: Randomness | None) -> Tensor:
+        attacked = attack(network, inputs, target, generator)
         moved = attacked - inputs
         if attack.std is not None:
             moved = moved * moved.new_tensor(attack.std).view(-1, *[1] * (moved.ndim - 2))

@@ -50,10 +50,10 @@ def test_a_change_beyond_the_distance_is_no_attack():
     # The decision lies 0.1 / sqrt(2) and 0.6 / sqrt(2) away; in units of the data it is half of that.
     inputs, target = torch.tensor([[0.5, 0.4], [0.9, 0.3]]), torch.tensor([0, 0])
     attack = CWL2(c=10.0, steps=200, mean=(0.0,), std=(0.5,))
-    attacked = within_distance(attack, 0.1)(network, inputs, target)
+    attacked = within_distance(attack, 0.1)(network, inputs, target, None)
     assert torch.equal(attacked[1], inputs[1]) and not torch.equal(attacked[0], inputs[0])
     assert (0.5 * (attacked - inputs)).norm(dim=1).max() <= 0.1
-    assert not torch.equal(within_distance(attack, 1.0)(network, inputs, target)[1], inputs[1])
+    assert not torch.equal(within_distance(attack, 1.0)(network, inputs, target, None)[1], inputs[1])
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,17 @@ class AdversarialErrorScaling(AttackMonitor):
             )
 
     def sums(
-        self, trainer: L.Trainer, network: nn.Module, inputs: Tensor, target: Int[Tensor, " rows"]
+        self,
+        trainer: L.Trainer,
+        network: nn.Module,
+        inputs: Tensor,
+        target: Int[Tensor, " rows"],
+        keys: Int[Tensor, " rows"] | None,
     ) -> Mapping[str, Tensor]:
         """Fooled samples by radius, and gaps between the largest logits."""
         attack = self.told(trainer, self.attack)
         attacks = {f"{epsilon:g}": with_epsilon(attack, epsilon) for epsilon in self.epsilons}
-        right, logits = attacked_rows(network, inputs, target, attacks)
+        right, logits = attacked_rows(network, inputs, target, attacks, keys=keys)
         largest = logits.double().topk(2, dim=-1).values if logits.device.type != "mps" else logits.topk(2).values
         gap = largest[:, 0] - largest[:, 1]
         fooled = {name: (right["clean"] & ~right[name]).sum().view(1) for name in attacks}

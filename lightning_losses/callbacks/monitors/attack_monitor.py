@@ -13,8 +13,8 @@ from lightning_losses.attacks.attack import Attack
 from lightning_losses.attacks.for_data import for_data
 from lightning_losses.callbacks.access import evaluation_mode
 from lightning_losses.callbacks.monitors.monitor import Monitor
-from lightning_losses.callbacks.monitors.probe import inputs_and_target, refuse_tokens, with_target
-from lightning_losses.numerics.rows import class_indices
+from lightning_losses.callbacks.monitors.probe import inputs_and_target, refuse_tokens
+from lightning_losses.numerics.rows import class_indices, labelled_rows
 from lightning_losses.numerics.settings import Count
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import values_of_all
@@ -30,7 +30,8 @@ class AttackMonitor(Monitor):
     What they measure is over the samples of all processes; those that a distributed sampler repeats count twice. It is
     logged as ``test/<name>/...`` and ``val/<name>/...``, which `ModelCheckpoint` can watch; during a fit loggers have
     it as ``<name>/...``, as that of other monitors. The module is called on a batch's inputs, in evaluation mode and in
-    the trainer's precision; samples without a target are left out. An attack that has bounds and no `mean` and `std`
+    the trainer's precision; samples without a target are left out. Random starts are drawn by each sample's `index`,
+    where batches have it, and by its place in the batch where not. An attack that has bounds and no `mean` and `std`
     gets those of the trainer's data module. Under FSDP2 each process attacks a temporary copy with whole weights.
 
     Args:
@@ -52,7 +53,12 @@ class AttackMonitor(Monitor):
     _copy: nn.Module | None = field(init=False, default=None)
 
     def sums(
-        self, trainer: L.Trainer, network: nn.Module, inputs: Tensor, target: Int[Tensor, " rows"]
+        self,
+        trainer: L.Trainer,
+        network: nn.Module,
+        inputs: Tensor,
+        target: Int[Tensor, " rows"],
+        keys: Int[Tensor, " rows"] | None,
     ) -> Mapping[str, Tensor]:
         """What is added up over rows by name: [classes] each, or [1]; "samples" is one of the names."""
         raise NotImplementedError
@@ -122,12 +128,14 @@ class AttackMonitor(Monitor):
             return
         inputs, target = inputs_and_target(self.name, batch)
         refuse_tokens(self.name, target)
-        inputs, target = with_target(inputs, target, *ignored_targets(module, self.ignore_index))
-        if not len(target):
+        kept = labelled_rows(target, *ignored_targets(module, self.ignore_index))
+        if not bool(kept.any()):
             return
+        index = batch.get("index") if isinstance(batch, Mapping) else None
+        inputs, target, keys = inputs[kept], target[kept], None if index is None else index[kept]
         network = module if self._copy is None else self._copy
         with evaluation_mode(network), trainer.precision_plugin.forward_context():
-            measured = self.sums(trainer, network, inputs, class_indices(target))
+            measured = self.sums(trainer, network, inputs, class_indices(target), keys)
         held = self._sums.setdefault(loader, {})
         for name, value in measured.items():
             # On the host: attacks wait for the device anyway.

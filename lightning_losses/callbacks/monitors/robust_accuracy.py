@@ -78,7 +78,12 @@ class RobustAccuracy(AttackMonitor):
         return f"tail_{round(100 * self.tail)}"
 
     def sums(
-        self, trainer: L.Trainer, network: nn.Module, inputs: Tensor, target: Int[Tensor, " rows"]
+        self,
+        trainer: L.Trainer,
+        network: nn.Module,
+        inputs: Tensor,
+        target: Int[Tensor, " rows"],
+        keys: Int[Tensor, " rows"] | None,
     ) -> Mapping[str, Tensor]:
         """The right predictions of each class."""
         attacks = {name: self.told(trainer, attack) for name, attack in self.attacks.items()}
@@ -87,7 +92,7 @@ class RobustAccuracy(AttackMonitor):
         for surrogate in self.surrogates.values():
             surrogate.to(inputs.device)
         with in_evaluation(nn.ModuleList(self.surrogates.values())):
-            rows = attacked_rows(network, inputs, target, attacks, surrogates=self.surrogates, random=random)
+            rows = attacked_rows(network, inputs, target, attacks, surrogates=self.surrogates, random=random, keys=keys)
         classes = rows.logits.shape[-1]
         counted = {"samples": torch.ones_like(target, dtype=torch.bool), **rows.right}
         return {name: torch.bincount(target[right], minlength=classes) for name, right in counted.items()}

@@ -85,11 +85,26 @@ def test_test_and_validate_log_it_too(tmp_path, inference_mode):
 def test_it_measures_where_it_is_time_and_the_first_batches(tmp_path):
     monitor = RobustAccuracy(ATTACKS, every_n_epochs=2, max_batches=1, draws=0)
     seen = []
-    monitor.sums = lambda trainer, network, inputs, target: (
-        seen.append(len(target)) or RobustAccuracy.sums(monitor, trainer, network, inputs, target)
+    monitor.sums = lambda trainer, network, inputs, target, keys: (
+        seen.append(len(target)) or RobustAccuracy.sums(monitor, trainer, network, inputs, target, keys)
     )
     fit(tmp_path, monitor, max_epochs=4)
     assert seen == [3, 3] and monitor.steps == [6, 12]
+
+
+def test_what_is_drawn_depends_on_the_samples_and_not_on_their_batches(tmp_path):
+    class Indexed(Called):
+        def validation_step(self, batch, batch_idx):
+            return None
+
+    data = [{"inputs": x, "target": y, "index": i} for i, (x, y) in enumerate(zip(INPUTS, TARGET, strict=True))]
+    found = []
+    for size in (24, 7):
+        monitor = RobustAccuracy({"pgd": PGD(epsilon=0.8, step_size=0.0, steps=1, bounds=None)}, draws=2)
+        run = trainer(tmp_path, [monitor])
+        run.limit_val_batches = 1.0
+        found += run.validate(Indexed(), DataLoader(data, batch_size=size), verbose=False)
+    assert found[0] == found[1] and found[0]["val/robust_accuracy/pgd"] != found[0]["val/robust_accuracy/clean"]
 
 
 def test_a_masked_gradient_is_warned_of(tmp_path):
