@@ -166,7 +166,7 @@ def masked_gradient(accuracy: Mapping[str, float], tolerance: float = 0.0) -> st
 
     Example:
         >>> masked_gradient({"worst": 0.9, "transfer/plain": 0.1, "random": 0.95}).partition(":")[0]
-        'the accuracy under white-box attacks, 90.0 %, is above that of attacks by transfer/plain, 10.0 %'
+        'the accuracy under white-box attacks, 90.0 %, is above that of attacks by transfer from plain, 10.0 %'
     """
     others = {name: value for name, value in accuracy.items() if name.startswith("transfer/") or name == "random"}
     if not others:
@@ -174,9 +174,10 @@ def masked_gradient(accuracy: Mapping[str, float], tolerance: float = 0.0) -> st
     strongest = min(others, key=others.__getitem__)
     if accuracy["worst"] <= others[strongest] + tolerance:
         return None
+    by = "random points" if strongest == "random" else strongest.replace("transfer/", "transfer from ")
     shown, believed = (f"{100 * number:.1f} %" for number in (accuracy["worst"], others[strongest]))
     return (
-        f"the accuracy under white-box attacks, {shown}, is above that of attacks by {strongest}, {believed}: the "
+        f"the accuracy under white-box attacks, {shown}, is above that of attacks by {by}, {believed}: the "
         "network hides its gradient, and the first number says nothing of its robustness; report the second, and "
         "attack through the whole of it with more steps or another loss."
     )

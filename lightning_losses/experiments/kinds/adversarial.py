@@ -188,10 +188,13 @@ class Adversarial(Experiment):
         ]
         seeds = ", ".join(map(str, self.config.adversarial.seeds))
         said = [self._note(), *self._masked(values)]
-        stages = {"clean": "accuracy", "PGD": "pgd_accuracy", "PMA": "pma_accuracy", "transfer": "transfer_accuracy"}
-        panel = {
-            name: [SeedInterval(*(100 * end for end in seed_interval(numbers[metric]))) for metric in stages.values()]
-            for name, numbers in values.items()
+        drawn = {"clean": "accuracy", "PGD": "pgd_accuracy", "PMA": "pma_accuracy", "transfer": "transfer_accuracy"}
+        panels = {
+            title: {
+                name: [SeedInterval(*(100 * end for end in seed_interval(numbers[metric])))]
+                for name, numbers in values.items()
+            }
+            for title, metric in drawn.items()
         }
         return Page(
             title=f"Accuracy under attack on {data.name}, seeds {seeds}",
@@ -210,7 +213,7 @@ class Adversarial(Experiment):
                 "claims": [one.plain() for one in judged],
             },
             settings=plain_settings(self.config),
-            figures={"attacked.png": lambda: seed_intervals({"accuracy (%)": panel}, stages=list(stages))},
+            figures={"attacked.png": lambda: seed_intervals(panels, stages=[""], label="accuracy (%)")},
         )
 
     def _note(self) -> str:
@@ -229,7 +232,7 @@ class Adversarial(Experiment):
         sentences = []
         for name, numbers in values.items():
             mean = {metric: sum(of_seeds) / len(of_seeds) for metric, of_seeds in numbers.items()}
-            names = {"worst": "worst", "transfer": "transfer/network", "random": "random"}
+            names = {"worst": "worst", "transfer": "transfer/another network", "random": "random"}
             measured = {told: mean[_NAMES[own]] for own, told in names.items()}
             if sentence := masked_gradient(measured, self.config.adversarial.tolerance):
                 sentences.append(f"**{name}**: {sentence}")

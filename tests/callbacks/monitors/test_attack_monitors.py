@@ -152,7 +152,7 @@ def test_a_masked_gradient_is_warned_of(tmp_path):
 def test_the_check_needs_something_to_compare_with():
     assert masked_gradient({"clean": 1.0, "worst": 0.9}) is None
     assert masked_gradient({"worst": 0.9, "random": 0.895}, tolerance=0.01) is None
-    assert "by random, 80.0 %" in masked_gradient({"worst": 0.9, "random": 0.8, "transfer/a": 0.85})
+    assert "by random points, 80.0 %" in masked_gradient({"worst": 0.9, "random": 0.8, "transfer/a": 0.85})
 
 
 def test_the_error_of_a_linear_network_follows_its_margins(tmp_path):
