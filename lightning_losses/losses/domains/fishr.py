@@ -24,7 +24,7 @@ class Fishr(Loss):
     moving average ``m_e ← α m_e + (1 - α) v_e``, which begins at 0 and has no gradient. So the value grows over the
     first ``1 / (1 - α)`` steps, and the gradient does not depend on α otherwise.
 
-    The averages are buffers, in checkpoints; `ObjectiveMixin` lets the loss renew them after each step. A domain
+    The averages are buffers, in checkpoints; `ObjectiveMixin` lets the loss renew them after each batch. A domain
     without a sample in the batch is left out and keeps its average.
 
     Args:

@@ -2,7 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_losses import CrossEntropy, Objective
 from lightning_losses.losses import Fishr
+from lightning_losses.modules import Classifier
 from tests.losses.domains.batches import DOMAIN, FEATURES, ROWS, TARGET, without
 
 WEIGHT = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -61,6 +63,21 @@ def test_a_domain_that_is_not_there_is_left_out():
     rows = without(0)
     value = fishr()(LOGITS[rows], TARGET[rows], DOMAIN[rows], FEATURES[rows])
     torch.testing.assert_close(value, penalty(torch.stack([variances(ROWS[1]), variances(ROWS[2])])))
+
+
+def test_a_module_taps_the_heads_input_and_renews_the_averages():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 4))
+    objective = Objective({"ce": CrossEntropy(), "fishr": Fishr(3, num_classes=4, feature_dim=3)})
+    module = Classifier(network, objective, num_classes=4, feature_layer="1")
+    batch = {"inputs": FEATURES.float(), "target": TARGET, "domain": DOMAIN}
+    module.training_step(batch, 0)
+    with torch.no_grad():
+        features = network[:2](batch["inputs"])
+        expected = Fishr(3, num_classes=4, feature_dim=3)
+        expected.after_step(logits=network(batch["inputs"]), target=TARGET, domain=DOMAIN, features=features)
+    renewed = objective.terms["fishr"].loss.moving_variance
+    torch.testing.assert_close(renewed, expected.moving_variance)
+    assert renewed.abs().sum() > 0
 
 
 def test_features_that_are_not_the_heads_input_are_refused():
