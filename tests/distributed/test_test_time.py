@@ -1,22 +1,28 @@
 """Adaptation on two processes is that of one with the whole batch."""
 
+import os
+
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from lightning_losses import CrossEntropy, Objective
+from lightning_losses.callbacks import TestTimeAdaptation
+from lightning_losses.modules import Classifier
 from lightning_losses.test_time import EATA, SAR, Adaptation, DeYO, RobustMeanTeacher, Tent
 from tests.distributed.processes import in_group, run_on_processes
 
-BATCHES = [
-    2 * torch.randn(12, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (1, 2, 3)
-]
+BATCHES = (2 * torch.randn(3, 12, 1, 6, 6, generator=torch.Generator().manual_seed(0))).double()
 # Of unequal size: sums count samples, not processes.
 SHARES = [slice(0, 8), slice(8, 12)]
 METHODS = {
     "tent": Tent(lr=0.05),
     "sar": SAR(0.95, lr=0.05, reset_below=0.0),
-    # Of the first batch the second process has no certain sample, and takes the step all the same.
+    # Of the second batch the second process has no certain sample, and takes the step all the same.
     "eata": EATA(0.85, 0.95, 1.0, source=[BATCHES[0]], lr=0.05),
     "deyo": DeYO(1.0, plpd_threshold=-0.2, destroy="occlusion", lr=0.05),
     "robust_mean_teacher": RobustMeanTeacher(lr=0.05, momentum=0.5),
@@ -68,3 +74,32 @@ def test_processes_may_adapt_by_themselves(of_two):
         torch.testing.assert_close(each["alone"][0], logits)
         torch.testing.assert_close(each["alone"][1], weights)
     assert not torch.equal(of_two[0]["alone"][1], of_two[1]["alone"][1])
+
+
+def evaluated(folder, rows, **strategy):
+    """The metrics of a Trainer's test, whose processes share each batch of twelve."""
+    module = Classifier(network().float(), Objective({"ce": CrossEntropy()}), num_classes=3)
+    target = torch.arange(36) % 3
+    samples = TensorDataset(BATCHES.flatten(0, 1).float(), target)
+    sampler = DistributedSampler(samples, 12 // rows, int(os.environ.get("RANK", 0)), shuffle=False)
+    loader = DataLoader(samples, batch_size=rows, sampler=sampler)
+    trainer = L.Trainer(
+        accelerator="cpu", callbacks=[TestTimeAdaptation(METHODS["sar"])], default_root_dir=folder, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        use_distributed_sampler=False, **strategy,
+    )  # fmt: skip
+    (metrics,) = trainer.test(module, loader, verbose=False)
+    return metrics
+
+
+def trainer_member(folder):
+    metrics = evaluated(folder, 6, devices=2, strategy=DDPStrategy(process_group_backend="gloo"))
+    torch.save(metrics, folder / f"metrics-{dist.get_rank()}.pt")
+
+
+def test_a_trainer_tests_on_two_processes_as_on_one(tmp_path):
+    run_on_processes(trainer_member, 2, tmp_path)
+    expected = evaluated(tmp_path, 12, devices=1)
+    for rank in range(2):
+        metrics = torch.load(tmp_path / f"metrics-{rank}.pt", weights_only=True)
+        assert metrics == pytest.approx(expected, abs=1e-5)
