@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lightning_losses.experiments.kinds.plpd import SCORES
 from lightning_losses.experiments.kinds.test_time import TEST_TIME_METRICS
 from tests.recipes.conftest import composed, rehearse, train
 
@@ -49,3 +50,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told)
     with pytest.raises(ValueError) as caught:
         rehearse(composed("experiment=test_time", *own, override))
     assert str(caught.value).startswith(told)
+
+
+def test_scores_tell_right_from_wrong(tmp_path, cache):
+    short = [*("trainer.max_epochs=1", "trainer.limit_train_batches=4", "trainer.check_val_every_n_epoch=1")]
+    options = [*short, "trainer.enable_progress_bar=false", "model.width=4", "plpd.seeds=[1]", f"cache={cache}"]
+    values = train(composed("experiment=plpd", *options), tmp_path)
+    assert list(values) == list(SCORES)
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert len(content["claims"]) == 2 and len(content["accuracy"]) == 1
+    assert all(0 <= numbers["auroc"][0] <= 1 for numbers in values.values())
+    assert len({numbers["auroc"][0] for numbers in values.values()}) == len(SCORES)
+    assert (tmp_path / "report" / "auroc.png").exists()
+    with pytest.raises(ValueError, match="plpd: no seeds came"):
+        rehearse(composed("experiment=plpd", "plpd.seeds=[]"))

@@ -108,6 +108,7 @@ _SHOWN = {
     "retain_nll": Metric("other text", 1, 3),
     "membership_auc": Metric("membership, area under the ROC curve, %", 100, 2, most=1),
     "auroc": Metric("area under the ROC curve, %", 100, 2, most=1),
+    "certain_auroc": Metric("of certain samples, area under the ROC curve, %", 100, 2, most=1),
     "fpr95_id_positive": Metric("FPR95 with known positive, %", 100, 2, most=1),
     "fpr95_ood_positive": Metric("FPR95 with foreign positive, %", 100, 2, most=1),
     "aupr_id": Metric("average precision of known, %", 100, 2, most=1),
