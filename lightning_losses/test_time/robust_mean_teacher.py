@@ -1,16 +1,20 @@
 """Robust mean teacher: learns from the moving average of its own weights by symmetric cross-entropy."""
 
+from collections.abc import Sequence
+from dataclasses import field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from lightning_losses.data.seeded_views import Augmentation, seeded_view
 from lightning_losses.losses.self_training.rmt_symmetric_cross_entropy import RMTSymmetricCrossEntropy
 from lightning_losses.networks.calls import logits_of
-from lightning_losses.numerics.settings import Seed, Share
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.settings import NonNegative, Seed, Share
 from lightning_losses.test_time.adaptation import Adaptation, TestTimeMethod
 
 
@@ -19,20 +23,24 @@ class RobustMeanTeacher(TestTimeMethod):
 
     The mean of ``½ SCE(student(x), teacher(x)) + ½ SCE(student(x'), teacher(x))`` with x' a view of x
     (`RMTSymmetricCrossEntropy`), by all parameters. After the step the teacher's weights move:
-    ``θ' ← m θ' + (1 - m) θ``. The prediction is the sum of the logits of student and teacher, from before.
+    ``θ' ← m θ' + (1 - m) θ``. The prediction is the sum of the logits of student and teacher, from before. With
+    `source` every step also takes the next of these batches, and adds its cross-entropy.
 
     Args:
         alpha: the share of the reverse term of SCE, in [0, 1].
         momentum: m, in [0, 1].
         augmentation: makes a view of one input with a generator, such as `RandomAffine`; None leaves the second term
             out, with the first at full weight.
+        source: batches of inputs of training with their classes, the same on every process; none is free of source
+            data.
+        source_weight: of their cross-entropy, at least 0.
         seed: of the views.
         lr, optimizer, include, exclude: see `TestTimeMethod`; all parameters if `include` is None.
 
     Source:
         Döbler, Marsden, Yang, 2022, "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation",
-        arXiv:2211.13081, and their code, mariodoebler/test-time-adaptation, as without source data and without its
-        contrast with source prototypes (both weights of the paper's further terms are 0 here, and so is the warm-up).
+        arXiv:2211.13081, and their code, mariodoebler/test-time-adaptation, without its contrast of features with
+        source prototypes and without the warm-up on source data.
 
     Example:
         >>> from lightning_losses.test_time import Adaptation
@@ -48,6 +56,8 @@ class RobustMeanTeacher(TestTimeMethod):
     alpha: Share = 0.5
     momentum: Share = 0.999
     augmentation: Augmentation | None = None
+    source: Sequence[tuple[Tensor, Int[Tensor, " rows"]]] = field(default=(), kw_only=True)
+    source_weight: NonNegative = field(default=1.0, kw_only=True)
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -68,8 +78,9 @@ class RobustMeanTeacher(TestTimeMethod):
         if self.augmentation is not None:
             of_view = self.cross_entropy(run.logits(self._view(inputs, int(run.state["batches"]))), teacher_logits)
             values = 0.5 * values + 0.5 * of_view
+        replayed = self._source_loss(run, int(run.state["batches"])) if self.source else None
         run.state["batches"] += 1
-        if run.step(values.flatten()):
+        if run.step(values.flatten(), penalty=replayed):
             for name, parameter in run.adapted.items():
                 run.state[f"teacher.{name}"].lerp_(parameter.detach(), 1 - self.momentum)
         return logits + teacher_logits
@@ -80,6 +91,11 @@ class RobustMeanTeacher(TestTimeMethod):
         with torch.no_grad():
             output = functional_call(run.network, weights, given, named)
         return logits_of("robust_mean_teacher: the network", output)
+
+    def _source_loss(self, run: Adaptation, number: int) -> Tensor:
+        inputs, target = self.source[number % len(self.source)]
+        logits = run.logits(inputs)
+        return self.source_weight * cross_entropy(full_precision(logits), target.to(logits.device))
 
     def _view(self, inputs: Any, number: int) -> Tensor:
         if not isinstance(inputs, Tensor):

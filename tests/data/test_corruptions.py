@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
-from lightning_losses.data import CorruptedMNIST5k
+from lightning_losses.data import CorruptedMNIST1D, CorruptedMNIST5k
 from lightning_losses.data.corruptions import IMAGE_CORRUPTIONS, SIGNAL_CORRUPTIONS, Corruption, corrupted
 from lightning_losses.data.corruptions.images import motion_blur
+from lightning_losses.data.image_data import Images
 
 IMAGES = torch.rand(6, 2, 12, 12, generator=torch.Generator().manual_seed(0))
 SIGNALS = torch.randn(6, 1, 40, generator=torch.Generator().manual_seed(0))
@@ -93,3 +95,19 @@ def test_a_stream_is_the_test_split_under_one_corruption_after_another(tmp_path)
     raw = data.test.inputs[:100] * data.input_deviation + data.input_mean
     before = clean.test.inputs * clean.input_deviation + clean.input_mean
     torch.testing.assert_close(raw.std(dim=(1, 2, 3)).sort().values, 0.1 * before.std(dim=(1, 2, 3)).sort().values)
+
+
+def test_a_stream_of_signals(monkeypatch):
+    random = np.random.RandomState(0)
+    signals = Images(random.standard_normal((100, 1, 40)).astype(np.float32), np.arange(100) % 10)
+    monkeypatch.setattr(CorruptedMNIST1D, "read", lambda self: signals)
+    data = CorruptedMNIST1D(rows=40, val_rows=20, test_rows=40, severity=2)
+    data.setup()
+    assert data.corruptions == list(SIGNAL_CORRUPTIONS)
+    assert torch.bincount(data.test.domain).tolist() == [40] * 8
+    # What is only shifted has the values of some signal of the data.
+    shifted = data.test.inputs[data.test.domain == data.corruptions.index("shift")]
+    raw = (shifted * data.input_deviation + data.input_mean).float().sort().values
+    known = torch.from_numpy(signals.pixels).sort().values
+    apart = (raw.flatten(1).unsqueeze(1) - known.flatten(1)).abs().amax(dim=2)
+    assert apart.min(dim=1).values.max() < 1e-5

@@ -144,6 +144,20 @@ def test_a_mean_teacher_begins_with_half_of_tents_gradient():
     torch.testing.assert_close(teacher, 0.75 * made[1].weight.detach() + 0.25 * both[1])
 
 
+def test_a_mean_teacher_replays_source_batches_in_turn():
+    made, target = network(nn.GroupNorm), torch.arange(12) % 5
+    moved = {}
+    for weight in (0.0, 2.0):
+        source = [(BATCHES[2], target), (BATCHES[3], target)]
+        method = RobustMeanTeacher(source=source, source_weight=weight, lr=0.1, optimizer=SGD)
+        with Adaptation(made, method):
+            before = made[5].weight.detach().clone()
+            made(BATCHES[0])
+            moved[weight] = made[5].weight.detach() - before
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(made(BATCHES[2]), target), made[5].weight)
+    torch.testing.assert_close(moved[2.0] - moved[0.0], -0.1 * 2.0 * gradient, atol=1e-6, rtol=1e-4)
+
+
 def test_eata_holds_on_to_its_weights_and_leaves_out_what_is_like_before():
     made = network()
     entropies = torch.distributions.Categorical(logits=predictions(made, None, BATCHES[:1])[0]).entropy()
