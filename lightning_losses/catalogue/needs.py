@@ -554,6 +554,29 @@ NEEDS = (
         ),
     ),
     Need(
+        "attacks",
+        "Somebody may change my inputs a little, so that the network is wrong",
+        ("adversarial", "adversarial examples", "adversarial training", "robust accuracy", "pgd"),
+        (
+            Answer(
+                "trades",
+                "cross-entropy, and a weight on how far an attack moves the prediction",
+                "lightning-losses train experiment=adversarial_training objective=trades attack.loss=kl_divergence",
+            ),
+            Answer(
+                "adversarial_ce",
+                "plain adversarial training: cross-entropy of attacked inputs",
+                "lightning-losses train experiment=adversarial_training objective=adversarial_ce",
+            ),
+            Answer(
+                "RobustAccuracy",
+                "measures what is left under attacks, and warns where a network hides its gradient",
+                "lightning-losses train experiment=classify objective=ce callbacks=robust_accuracy",
+            ),
+        ),
+        "Certified bounds: what holds under the attacks here may fall under others.",
+    ),
+    Need(
         "unlearning",
         "My language model is to forget some texts, or I ask what it remembers",
         ("forget", "machine unlearning", "membership inference", "privacy", "audit"),

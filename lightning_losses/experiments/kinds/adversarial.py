@@ -73,11 +73,14 @@ class Adversarial(Experiment):
         trained = {}
         for name, objective in self.methods().items():
             attack = {**_plain(settings.attack), **_plain(settings.attack_of.get(name, {}))}
-            trained[name] = self._training(name, seed, {"objective": objective, "attack": attack})
-        plain = {"objective": _plain(self.config.supervised), "attack": _plain(settings.attack)}
+            trained[name] = self._training(name, seed, objective, {**attack, "seed": seed})
+        # Its objective has no attacked inputs.
+        plain = _plain(self.config.supervised), _plain(settings.attack)
         for place in range(settings.members):
             # Other first weights and another order of the same samples.
-            trained[f"member-{place}"] = self._training(f"member-{place}", seed, plain, 1000 * (seed + 1) + place)
+            trained[f"member-{place}"] = self._training(
+                f"member-{place}", seed, *plain, own_seed=1000 * (seed + 1) + place
+            )
         return trained
 
     def claims(self) -> tuple[list[Claim], dict[str, float]]:
@@ -97,7 +100,8 @@ class Adversarial(Experiment):
         if unknown := sorted(set(settings.attack_of) - set(self.methods())):
             raise ConfigError(f"adversarial.attack_of: there is no objective '{unknown[0]}' among the methods.")
         self.claims()
-        assert self._attacks
+        # Refuses what is no attack.
+        _ = self._attacks
         first, *others = (self.trainings(seed) for seed in settings.seeds)
         further = [training for name, training in first.items() if name.startswith("member-")][1:]
         rehearsed = [training for training in first.values() if training not in further]
@@ -163,8 +167,13 @@ class Adversarial(Experiment):
             )
         return attacks
 
-    def _training(self, name: str, seed: int, module: Mapping[str, Any], own_seed: int | None = None) -> Training:
-        student = OmegaConf.create({**_plain(self.config.adversarial.student), **module})
+    def _training(
+        self, name: str, seed: int, objective: Any, attack: Mapping[str, Any], own_seed: int | None = None
+    ) -> Training:
+        """Of a seed that draws the split, and first weights and order too unless they have one of their own."""
+        student = OmegaConf.create(
+            {**_plain(self.config.adversarial.student), "objective": objective, "attack": attack}
+        )
         data = OmegaConf.create({**_plain(self.config.data), "split_seed": seed})
         own = seed if own_seed is None else own_seed
         return training_of(
