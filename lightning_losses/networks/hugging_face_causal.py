@@ -77,7 +77,8 @@ def hugging_face_causal(
         "use_cache": False,
     }
     chosen = AutoConfig.for_model(model_type, **{**sizes, **options})
-    network: nn.Module = AutoModelForCausalLM.from_config(chosen, trust_remote_code=False)
+    from_config: Any = AutoModelForCausalLM.from_config
+    network: nn.Module = from_config(chosen, trust_remote_code=False)
     return network
 
 
@@ -86,10 +87,10 @@ def _from_folder(folder: Path, vocabulary_size: int | None, context_length: int 
 
     if not (folder / "config.json").is_file():
         raise ValueError(f"hugging_face_causal: {folder} holds no config.json; give the folder of a model's files.")
-    network: Any = AutoModelForCausalLM.from_pretrained(
+    network: nn.Module = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
-    config = network.config
+    config: Any = network.config
     # Read, it is in evaluation, and a trainer would leave it there.
     network.train()
     config.use_cache = False
@@ -102,4 +103,4 @@ def _from_folder(folder: Path, vocabulary_size: int | None, context_length: int 
                 f"hugging_face_causal: {name}={asked} came, and the model in {folder} has {own}; give data of no more "
                 "than that, or another model."
             )
-    return network  # type: ignore[no-any-return]
+    return network
