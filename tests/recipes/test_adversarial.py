@@ -71,3 +71,18 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told)
     with pytest.raises(ConfigError) as caught:
         rehearse(composed(*SHORT, override))
     assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=adversarial_training", "objective=trades", "attack.loss=kl_divergence", "attack.steps=2"],
+        ["experiment=classify", "objective=ce", "callbacks=robust_accuracy"],
+    ],
+    ids=["trained", "watched"],
+)
+def test_one_network_is_watched_under_attack(tmp_path, words):
+    watched = [f"callbacks.robust_accuracy.{setting}" for setting in ("every_n_epochs=1", "max_batches=1", "draws=1")]
+    options = ["data=digits", "model.width=4", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+    train(composed(*words, *options, *watched, "trainer.enable_progress_bar=false"), tmp_path)
+    assert (tmp_path / "report" / "robust_accuracy.png").exists()
