@@ -128,6 +128,8 @@ class Adaptation(Declared):
     def __enter__(self) -> Self:
         if self._held is not None:
             raise ValueError("test_time: this adaptation has begun; leave its context before it begins again.")
+        if isinstance(self.network, nn.parallel.DistributedDataParallel):
+            raise ValueError("test_time: a DistributedDataParallel came; give the network within it, its .module.")
         if is_sharded(self.network):
             raise ValueError("test_time: a network of sharded parameters came; adapt a whole one on each process.")
         refuse_flat_parameters("test_time", self.network.modules())

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_losses import CrossEntropy, Objective
@@ -49,6 +50,8 @@ def stream(name, share=slice(None), **settings):
 def member(folder):
     rank = dist.get_rank()
     found = {name: stream(name, SHARES[rank]) for name in METHODS}
+    with pytest.raises(ValueError, match="give the network within it"), Adaptation(DistributedDataParallel(network())):
+        pass
     found["alone"] = stream("tent", SHARES[rank], rank_local=True)
     torch.save(found, folder / f"{rank}.pt")
 
