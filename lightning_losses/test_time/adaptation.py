@@ -165,6 +165,11 @@ class Adaptation(Declared):
             self._put_back()
             self._begin()
 
+    def learn(self, name: str, parameter: nn.Parameter) -> None:
+        """Have the optimizer change a further parameter, of the method's own; to be called while it prepares."""
+        self.adapted[name] = parameter
+        self._snapshot.append((parameter, parameter.detach().clone()))
+
     def keep(self) -> None:
         """Take the weights as they are now for the snapshot: resets, and the end, go back to these."""
         self._snapshot = [(tensor, tensor.detach().clone()) for tensor, _ in self._snapshot]

@@ -15,7 +15,9 @@ from lightning_losses.losses.self_training.rmt_symmetric_cross_entropy import RM
 from lightning_losses.networks.calls import logits_of
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import NonNegative, Seed, Share
+from lightning_losses.teachers.feature_taps import FeatureTap, stages
 from lightning_losses.test_time.adaptation import Adaptation, TestTimeMethod
+from lightning_losses.test_time.prototype_contrast import prepare_contrast, prototype_contrast
 
 
 class RobustMeanTeacher(TestTimeMethod):
@@ -24,7 +26,8 @@ class RobustMeanTeacher(TestTimeMethod):
     The mean of ``½ SCE(student(x), teacher(x)) + ½ SCE(student(x'), teacher(x))`` with x' a view of x
     (`RMTSymmetricCrossEntropy`), by all parameters. After the step the teacher's weights move:
     ``θ' ← m θ' + (1 - m) θ``. The prediction is the sum of the logits of student and teacher, from before. With
-    `source` every step also takes the next of these batches, and adds its cross-entropy.
+    `source` every step also takes the next of these batches, and adds its cross-entropy, and the contrast of features
+    with the source's prototypes (`prototype_contrast`).
 
     Args:
         alpha: the share of the reverse term of SCE, in [0, 1].
@@ -32,15 +35,17 @@ class RobustMeanTeacher(TestTimeMethod):
         augmentation: makes a view of one input with a generator, such as `RandomAffine`; None leaves the second term
             out, with the first at full weight.
         source: batches of inputs of training with their classes, the same on every process; none is free of source
-            data.
+            data, and of both further terms.
         source_weight: of their cross-entropy, at least 0.
+        contrast_weight: of the contrast, at least 0.
+        layer: whose outputs are contrasted; None is the last stage.
         seed: of the views.
         lr, optimizer, include, exclude: see `TestTimeMethod`; all parameters if `include` is None.
 
     Source:
         Döbler, Marsden, Yang, 2022, "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation",
-        arXiv:2211.13081, and their code, mariodoebler/test-time-adaptation, without its contrast of features with
-        source prototypes and without the warm-up on source data.
+        arXiv:2211.13081, and their code, mariodoebler/test-time-adaptation, without the warm-up on 50,000 samples of
+        the source.
 
     Example:
         >>> from lightning_losses.test_time import Adaptation
@@ -58,6 +63,8 @@ class RobustMeanTeacher(TestTimeMethod):
     augmentation: Augmentation | None = None
     source: Sequence[tuple[Tensor, Int[Tensor, " rows"]]] = field(default=(), kw_only=True)
     source_weight: NonNegative = field(default=1.0, kw_only=True)
+    contrast_weight: NonNegative = field(default=1.0, kw_only=True)
+    layer: str | None = field(default=None, kw_only=True)
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -65,37 +72,51 @@ class RobustMeanTeacher(TestTimeMethod):
         self.include = ("*",) if self.include is None else self.include
         self.cross_entropy = RMTSymmetricCrossEntropy(self.alpha, reduction="none")
 
+    def prepare(self, run: Adaptation) -> None:
+        """Measure the source's prototypes, if there is a contrast."""
+        for layer in self._contrasted(run):
+            prepare_contrast(run, layer, self.source, self.seed)
+
     def begin(self, run: Adaptation) -> None:
         """Have the teacher begin as the network."""
-        run.state.update({f"teacher.{name}": value.detach().clone() for name, value in run.adapted.items()})
+        run.state.update({f"teacher.{name}": value.detach().clone() for name, value in _of_network(run).items()})
         run.state["batches"] = torch.tensor(0)
 
     def adapt(self, run: Adaptation, inputs: Any) -> Float[Tensor, "*rows classes"]:
         """Take a step on a batch, and predict."""
-        teacher_logits = self._teacher_logits(run)
-        logits = run.logits()
-        values = self.cross_entropy(logits, teacher_logits)
-        if self.augmentation is not None:
-            of_view = self.cross_entropy(run.logits(self._view(inputs, int(run.state["batches"]))), teacher_logits)
-            values = 0.5 * values + 0.5 * of_view
-        replayed = self._source_loss(run, int(run.state["batches"])) if self.source else None
+        teacher_logits, number = self._teacher_logits(run), int(run.state["batches"])
+        with FeatureTap(run.network, self._contrasted(run), self.name) as tap:
+            logits = run.logits()
+            features = list(tap.latest().values())
+            values = self.cross_entropy(logits, teacher_logits)
+            if self.augmentation is not None:
+                of_view = self.cross_entropy(run.logits(self._view(inputs, number)), teacher_logits)
+                features += tap.latest().values()
+                values = 0.5 * values + 0.5 * of_view
         run.state["batches"] += 1
-        if run.step(values.flatten(), penalty=replayed):
-            for name, parameter in run.adapted.items():
+        if run.step(values.flatten(), penalty=self._of_source(run, number, features) if self.source else None):
+            for name, parameter in _of_network(run).items():
                 run.state[f"teacher.{name}"].lerp_(parameter.detach(), 1 - self.momentum)
         return logits + teacher_logits
 
+    def _contrasted(self, run: Adaptation) -> list[str]:
+        """The layer that is contrasted, if there is one."""
+        if not self.source or not self.contrast_weight:
+            return []
+        return [stages(run.network, who=self.name)[-1] if self.layer is None else self.layer]
+
     def _teacher_logits(self, run: Adaptation) -> Float[Tensor, "*rows classes"]:
-        weights = {name: run.state[f"teacher.{name}"] for name in run.adapted}
+        weights = {name: run.state[f"teacher.{name}"] for name in _of_network(run)}
         given, named = run.given
         with torch.no_grad():
             output = functional_call(run.network, weights, given, named)
         return logits_of("robust_mean_teacher: the network", output)
 
-    def _source_loss(self, run: Adaptation, number: int) -> Tensor:
+    def _of_source(self, run: Adaptation, number: int, features: Sequence[Tensor]) -> Tensor:
         inputs, target = self.source[number % len(self.source)]
         logits = run.logits(inputs)
-        return self.source_weight * cross_entropy(full_precision(logits), target.to(logits.device))
+        replayed = self.source_weight * cross_entropy(full_precision(logits), target.to(logits.device))
+        return replayed + self.contrast_weight * prototype_contrast(run, features) if features else replayed
 
     def _view(self, inputs: Any, number: int) -> Tensor:
         if not isinstance(inputs, Tensor):
@@ -108,3 +129,9 @@ class RobustMeanTeacher(TestTimeMethod):
             for place, sample in enumerate(inputs.detach().cpu())
         ]
         return torch.stack(views).to(inputs)
+
+
+def _of_network(run: Adaptation) -> dict[str, Tensor]:
+    """The adapted parameters but those of the projector."""
+    own = dict(run.network.named_parameters())
+    return {name: parameter for name, parameter in run.adapted.items() if name in own}

@@ -26,7 +26,9 @@ METHODS = {
     # Of the second batch the second process has no certain sample, and takes the step all the same.
     "eata": EATA(0.85, 0.95, 1.0, source=[BATCHES[0]], lr=0.05),
     "deyo": DeYO(1.0, plpd_threshold=-0.2, destroy="occlusion", lr=0.05),
-    "robust_mean_teacher": RobustMeanTeacher(lr=0.05, momentum=0.5, source=[(BATCHES[0], torch.arange(12) % 3)]),
+    "robust_mean_teacher": RobustMeanTeacher(
+        lr=0.05, momentum=0.5, source=[(BATCHES[0], torch.arange(12) % 3)], layer="2"
+    ),
     "mixed": Tent(lr=0.05),
 }
 

@@ -18,6 +18,7 @@ from lightning_losses.test_time import (
     plpd,
     shuffled_patches,
 )
+from lightning_losses.test_time.prototype_contrast import prototype_contrast
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [2 * torch.randn(12, 1, 8, 8, generator=GENERATOR) + 1 for _ in range(4)]
@@ -34,6 +35,7 @@ METHODS = {
     "eata": EATA(0.9, 0.9, 1.0, source=BATCHES[:2], lr=0.05),
     "deyo": DeYO(1.0, plpd_threshold=-0.5, lr=0.05),
     "robust_mean_teacher": RobustMeanTeacher(lr=0.01, momentum=0.9, augmentation=shifted),
+    "replayed": RobustMeanTeacher(source=[(BATCHES[3], torch.arange(12) % 5)], layer="2", lr=0.01, momentum=0.9),
     "statistics": None,
 }
 
@@ -89,7 +91,7 @@ def test_the_network_is_as_before_to_the_bit(method, context):
     with context(), Adaptation(made, METHODS[method]) as run:
         logits = [made(batch) for batch in BATCHES]
         moved = {name for name, value in made.named_parameters() if (value != before.get_parameter(name)).any()}
-        assert moved == set(run.adapted)
+        assert moved == {name for name in run.adapted if "projector" not in name}
     assert not any(each.requires_grad for each in logits) and all(each.shape == (12, 5) for each in logits)
     assert torch.equal(torch.get_rng_state(), state)
     for (name, value), (_, old) in zip(made.named_parameters(), before.named_parameters(), strict=True):
@@ -106,7 +108,7 @@ def test_a_first_prediction_is_from_before_the_step(method):
     made = network()
     alone = predictions(made, None, BATCHES[:1])
     # The teacher's logits are added to the student's, which are the same at first.
-    factor = 2 if method == "robust_mean_teacher" else 1
+    factor = 2 if isinstance(METHODS[method], RobustMeanTeacher) else 1
     torch.testing.assert_close(predictions(made, METHODS[method], BATCHES[:1]), factor * alone)
 
 
@@ -114,7 +116,7 @@ def test_a_first_prediction_is_from_before_the_step(method):
 def test_episodes_know_nothing_of_each_other(method):
     made = network()
     forward = predictions(made, METHODS[method], episodic=True)
-    if method != "robust_mean_teacher":
+    if not isinstance(METHODS[method], RobustMeanTeacher):
         torch.testing.assert_close(forward, predictions(made, None))
     assert torch.equal(predictions(made, METHODS[method], BATCHES[::-1], episodic=True).flip(0), forward)
     if method != "statistics":
@@ -149,13 +151,41 @@ def test_a_mean_teacher_replays_source_batches_in_turn():
     moved = {}
     for weight in (0.0, 2.0):
         source = [(BATCHES[2], target), (BATCHES[3], target)]
-        method = RobustMeanTeacher(source=source, source_weight=weight, lr=0.1, optimizer=SGD)
+        method = RobustMeanTeacher(source=source, source_weight=weight, contrast_weight=0.0, lr=0.1, optimizer=SGD)
         with Adaptation(made, method):
             before = made[5].weight.detach().clone()
             made(BATCHES[0])
             moved[weight] = made[5].weight.detach() - before
     (gradient,) = torch.autograd.grad(functional.cross_entropy(made(BATCHES[2]), target), made[5].weight)
     torch.testing.assert_close(moved[2.0] - moved[0.0], -0.1 * 2.0 * gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_mean_teacher_contrasts_features_with_the_sources_prototypes():
+    made, target = network(), torch.arange(12) % 5
+    source = [(BATCHES[2], target), (BATCHES[3], target)]
+    method = RobustMeanTeacher(source=source, layer="2", augmentation=shifted, lr=0.1, optimizer=SGD)
+    with Adaptation(made, method) as run:
+        outputs = [made[:3](inputs).mean(dim=(2, 3)) for inputs, _ in source]
+        means = [torch.cat(outputs)[torch.cat([target, target]) == one].mean(dim=0) for one in range(5)]
+        torch.testing.assert_close(run.fixed["prototypes"], torch.stack(means))
+        before = run.adapted["projector.0.weight"].detach().clone()
+        # By the formula, of views that are the samples themselves: 24 pairs of the same sample, and its prototype.
+        features = made[:3](BATCHES[0])
+        value = prototype_contrast(run, [features, features])
+        rows = features.mean(dim=(2, 3))
+        nearest = torch.stack(means)[functional.cosine_similarity(rows[:, None], torch.stack(means), dim=2).argmax(1)]
+        given = torch.cat([nearest, rows, rows])
+        first, first_bias, last, last_bias = list(run.adapted.values())[-4:]
+        unit = functional.normalize((given @ first.T + first_bias).relu() @ last.T + last_bias, dim=1)
+        scores = (unit @ unit.T / 0.1).masked_fill(torch.eye(36, dtype=torch.bool), -torch.inf)
+        same = (torch.arange(36)[:, None] - torch.arange(36)).remainder(12) == 0
+        positives = same & ~torch.eye(36, dtype=torch.bool)
+        expected = -(scores.log_softmax(dim=1).masked_fill(~positives, 0.0).sum(dim=1) / 2).mean()
+        torch.testing.assert_close(value, expected)
+        made(BATCHES[0])
+        assert not torch.equal(run.adapted["projector.0.weight"], before)
+        run.reset()
+        assert torch.equal(run.adapted["projector.0.weight"], before)
 
 
 def test_eata_holds_on_to_its_weights_and_leaves_out_what_is_like_before():
