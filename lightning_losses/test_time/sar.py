@@ -31,7 +31,8 @@ class SAR(TestTimeMethod):
     Source:
         Niu, Wu, Zhang, Wen, Chen, Zhao, Tan, 2023, "Towards Stable Test-Time Adaptation in Dynamic Wild World",
         arXiv:2302.12400, and its code, mr-eggplant/SAR. Where no sample stays reliable, it steps by a gradient of 0,
-        and this not at all.
+        and this not at all; after a reset it keeps the moving average, by which the next batch resets again, and here
+        the average begins anew.
 
     Example:
         >>> from lightning_losses.test_time import Adaptation
