@@ -95,7 +95,7 @@ def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trai
 
 def train(
     folder: Path, make_callbacks: Callable[[], list[L.Callback]], *, strategy: str = "one", optimizer=sgd, data=None,
-    ckpt_path=None, save=None, **options: Any,
+    ckpt_path=None, save=None, ddp=None, **options: Any,
 ) -> Weights:  # fmt: skip
     """Train on `data` (6 batches if None), save a checkpoint if asked, and return the weights, whole."""
     path = Path(folder) / "weights.pt"
@@ -103,7 +103,8 @@ def train(
     def run() -> None:
         chosen: dict[str, Any] = {}
         if strategy == "ddp":
-            chosen = {"devices": 2, "strategy": DDPStrategy(start_method="popen", process_group_backend="gloo")}
+            parallel = DDPStrategy(start_method="popen", process_group_backend="gloo", **(ddp or {}))
+            chosen = {"devices": 2, "strategy": parallel}
         elif strategy == "fsdp2":
             parallel = ModelParallelStrategy(
                 data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_losses.callbacks.interventions.sam import SAM
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import NonNegative
 from lightning_losses.optim.perturbation import norm_of, scaled_direction
 from lightning_losses.optim.selection import select_parameters
@@ -56,7 +57,8 @@ class ASAM(SAM):
             for name in gradients
             if any(fnmatchcase(name, pattern) for pattern in self.scaled)
         }
-        direction = {name: gradient * sizes.get(name, 1.0) for name, gradient in gradients.items()}
+        # Half precision has no numbers as small as small weights times small gradients.
+        direction = {name: full_precision(gradient) * sizes.get(name, 1.0) for name, gradient in gradients.items()}
         factor = self.rho / (norm_of(direction) + 1e-16)
         for name, size in sizes.items():
             direction[name].mul_(size)

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -23,6 +24,7 @@ from lightning_losses.parallel.sharding import local_part
 Gradients = dict[str, Tensor]
 # What a pass takes the gradient of: a scalar of the training step's output and the batch's number in the step.
 Value = Callable[[Any, int], Tensor]
+Buffers = dict[str, Tensor | None]
 
 
 @dataclass(eq=False)
@@ -32,14 +34,14 @@ class SeenBatch:
     Attributes:
         arguments: those of the training step.
         random: the generators' states when the step began.
-        buffers: the module's buffers then, by name.
+        buffers: the module's buffers then, by name; None where there was none yet.
         batches: of the optimizer step, by which the batch's loss is divided.
         noted: what the callback kept of the first pass's output.
     """
 
     arguments: tuple[Any, ...]
     random: RandomStates
-    buffers: dict[str, Tensor]
+    buffers: Buffers
     batches: int
     batch: RepeatedBatch = field(default_factory=RepeatedBatch)
     noted: Any = None
@@ -48,8 +50,7 @@ class SeenBatch:
 def seen(module: L.LightningModule, arguments: tuple[Any, ...], batches: int) -> SeenBatch:
     """A batch before its first pass; the copy is shallow, for steps that take items out of it."""
     first, *others = arguments
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    return SeenBatch((copy.copy(first), *others), RandomStates.now(module.device), buffers, batches)
+    return SeenBatch((copy.copy(first), *others), RandomStates.now(module.device), _buffers(module), batches)
 
 
 class RepeatedStep:
@@ -63,7 +64,8 @@ class RepeatedStep:
         training_step: the strategy's own.
 
     Attributes:
-        weights: the optimizer's parameters that have a gradient, by name.
+        weights: the optimizer's parameters, by name; a pass need not reach all of them.
+        noted: what the callback kept of each batch's first pass, in their order.
     """
 
     def __init__(
@@ -78,17 +80,19 @@ class RepeatedStep:
         self._batches, self._training_step = batches, training_step
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.weights: dict[str, nn.Parameter] = {
-            name: parameter
-            for name, parameter in module.named_parameters()
-            if id(parameter) in held and parameter.grad is not None
+            name: parameter for name, parameter in module.named_parameters() if id(parameter) in held
         }
+        self.noted = [batch.noted for batch in batches]
+        # Where gradients are views of DDP's buckets, each pass writes over the last one's.
+        self._in_buckets: bool = getattr(trainer.strategy.model, "gradient_as_bucket_view", False)
         self._scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
         # Of the passes before the last; 0, or no number.
         self._overflows: list[Tensor] = []
 
     def gradients(self) -> Gradients:
-        """The gradients of the whole step, by name: averaged over processes, and without a loss scale."""
-        return {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
+        """The gradients of the last pass, by name: averaged over processes, and without a loss scale."""
+        gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
+        return {name: part.clone() for name, part in gradients.items()} if self._in_buckets else gradients
 
     def repeat(self, value: Value | None = None) -> Gradients:
         """Run the step's batches at the weights as they are, and leave and return the gradients.
@@ -131,7 +135,7 @@ class RepeatedStep:
         """Within this context passes leave no trace: in buffers, metrics, logs, generators or others' gradients."""
         module = self._module
         hook, random = running_hook(module), RandomStates.now(module.device)
-        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        buffers = _buffers(module)
         others = {p: p.grad for name, p in module.named_parameters() if name not in self.weights}
         for parameter in others:
             # Backward passes would add to it in place.
@@ -177,7 +181,7 @@ class RepeatedStep:
             module.on_after_backward()
 
     def _parts(self) -> list[Tensor]:
-        return [local_part(gradient) for gradient in self.gradients().values()]
+        return [local_part(weight.grad) for weight in self.weights.values() if weight.grad is not None]
 
     def _scale(self) -> Tensor:
         assert self._scaler is not None
@@ -198,11 +202,33 @@ def _log_nothing(*arguments: Any, **options: Any) -> None:
     """In the place of the module's `log`: the first pass has logged."""
 
 
-def _put_buffers(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+def _buffers(module: nn.Module) -> Buffers:
+    """Copies of all buffers; those of lazy layers come with their first batch."""
+    return {
+        name: None if buffer is None else buffer.clone()
+        for name, _, _, buffer in _named_buffers(module)
+        if buffer is None or not is_lazy(buffer)
+    }
+
+
+def _put_buffers(module: nn.Module, values: Buffers) -> None:
     with torch.no_grad():
-        for name, buffer in module.named_buffers():
-            if name in values:
-                buffer.copy_(values[name])
+        for name, part, own, buffer in _named_buffers(module):
+            if name not in values:
+                continue
+            value = values[name]
+            if buffer is None or value is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+                # A step may grow a buffer, or begin one.
+                part._buffers[own] = None if value is None else value.clone()
+            else:
+                buffer.copy_(value)
+
+
+def _named_buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
+    """Every buffer's name, the part that has it, its name there, and the buffer, which may be None."""
+    for path, part in module.named_modules():
+        for own, buffer in list(part._buffers.items()):
+            yield f"{path}.{own}", part, own, buffer
 
 
 def _metric_state(metric: Metric) -> dict[str, Any]:

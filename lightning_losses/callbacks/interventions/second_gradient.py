@@ -54,11 +54,11 @@ class SecondGradient(DeclaredCallback):
         return False
 
     def change_gradients(self, step: RepeatedStep) -> None:
-        """Change the step's gradients, in `RepeatedStep.weights`."""
+        """Change the step's gradients, those of `RepeatedStep.weights`."""
         raise NotImplementedError
 
     def note(self, output: Any) -> Any:
-        """What to keep of the first pass's output of a batch."""
+        """What to keep of the first pass's output of a batch, for `RepeatedStep.noted`."""
         return None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,9 +77,10 @@ class SecondGradient(DeclaredCallback):
         assert self._training_step is not None
         step = RepeatedStep(trainer, pl_module, optimizer, batches, self._training_step)
         # Another callback, or a step without a loss, has left nothing to do.
-        if not step.weights:
+        gradients = [weight.grad for weight in step.weights.values() if weight.grad is not None]
+        if not gradients:
             return
-        if any(gradient.is_sparse for gradient in step.gradients().values()):
+        if any(gradient.is_sparse for gradient in gradients):
             raise ValueError(f"{self.name}: sparse gradients came, which have no norm here; give sparse=False.")
         with step.undisturbed():
             self.change_gradients(step)

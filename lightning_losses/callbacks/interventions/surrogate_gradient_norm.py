@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -38,7 +37,8 @@ class SurrogateGradientNorm(SecondGradient):
         multiplier: λ as it is now.
 
     Raises:
-        ValueError: settings out of range; a step that doesn't return the predictions; what `SecondGradient` refuses.
+        ValueError: settings out of range; a step that doesn't return the predictions, or returns them detached; what
+            `SecondGradient` refuses.
 
     Source:
         Dao, Nguyen, Truong, Hoang, 2024, "Incorporating Surrogate Gradient Norm to Improve Offline Optimization
@@ -60,13 +60,12 @@ class SurrogateGradientNorm(SecondGradient):
     bound: NonNegative = 0.1
     predictions: str = "mean"
     multiplier: Tensor = field(init=False)
-    _predicted: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.multiplier = torch.tensor(self.weight, dtype=torch.float64)
 
-    def note(self, output: Any) -> None:
+    def note(self, output: Any) -> int:
         """Count the step's predictions."""
         if not isinstance(output, Mapping) or not isinstance(output.get(self.predictions), Tensor):
             came = ", ".join(map(repr, output)) if isinstance(output, Mapping) else f"a {type(output).__name__}"
@@ -74,12 +73,17 @@ class SurrogateGradientNorm(SecondGradient):
                 f"{self.name}: the training step returned {came} without {self.predictions!r}; return "
                 f'{{"loss": loss, "{self.predictions}": ...}}, or give predictions= another name.'
             )
-        self._predicted += output[self.predictions].numel()
+        predictions: Tensor = output[self.predictions]
+        if not predictions.requires_grad:
+            raise ValueError(
+                f"{self.name}: {self.predictions!r} came without a gradient, and the penalty is of it; return the "
+                "predictions as the network gives them, not detached."
+            )
+        return predictions.numel()
 
     def change_gradients(self, step: RepeatedStep) -> None:
         """Add the penalty's gradient to the loss's."""
-        count, self._predicted = on_device(step.trainer, self._predicted), 0
-        share = world_size() / total_of_all(count)
+        share = world_size() / total_of_all(on_device(step.trainer, sum(step.noted)))
 
         def mean_prediction(output: Any, number: int) -> Tensor:
             predicted = full_precision(output[self.predictions])
@@ -92,12 +96,12 @@ class SurrogateGradientNorm(SecondGradient):
             moved = step.repeat(mean_prediction)
         self.multiplier = on_device(step.trainer, self.multiplier)
         factor = self.multiplier * self.rho / self.radius
-        step.leave({name: loss[name] + factor.to(loss[name].dtype) * (moved[name] - slope[name]) for name in loss})
+        # A pass at other weights may take another way through the model, and miss some of them.
+        reached = [name for name in step.weights if name in loss or name in slope or name in moved]
+        steepening = {name: moved.get(name, 0.0) - slope.get(name, 0.0) for name in reached}
+        step.leave(
+            {name: loss.get(name, 0.0) + factor.to(step.weights[name].dtype) * steepening[name] for name in reached}
+        )
         change = self.learning_rate * (self.rho * length.to(factor) - self.bound)
         # A step that AMP skips has no length.
         self.multiplier = (self.multiplier + change.nan_to_num(0.0, 0.0, 0.0)).clamp(min=0.0)
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to count."""
-        super().on_train_start(trainer, pl_module)
-        self._predicted = 0

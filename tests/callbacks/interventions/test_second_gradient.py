@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -14,7 +15,19 @@ from lightning_losses import ELR, Brier, CrossEntropy, Objective, Term
 from lightning_losses.balancing import PCGrad, ReLoBRaLo, UncertaintyWeighting
 from lightning_losses.callbacks import ASAM, SAM, Grokfast, NLMCosine, NumericsGuard, SurrogateGradientNorm
 from lightning_losses.modules import Classifier
-from tests.callbacks.training import Tiny, adamw, assert_close, batches, differs, network, sgd, train, trainer
+from tests.callbacks.training import (
+    PerProcess,
+    Tiny,
+    adamw,
+    assert_close,
+    batches,
+    differs,
+    network,
+    sgd,
+    train,
+    trainer,
+)
+from tests.distributed.processes import run_on_processes
 
 
 class Rows(L.LightningDataModule):
@@ -169,6 +182,83 @@ def test_the_ascent_on_a_quadratic_is_along_its_gradient():
     torch.testing.assert_close(step, 0.7 * F.normalize(matrix @ weight, dim=0), rtol=1e-10, atol=0)
 
 
+def test_small_numbers_in_half_precision_climb():
+    weight, gradient = torch.full((4,), 0.01, dtype=torch.float16), torch.full((4,), 1e-5, dtype=torch.float16)
+    step = ASAM(eta=0.0).ascent({"weight": weight}, {"weight": gradient})["weight"]
+    # A distance of ρ in units of the weights, in four equal parts.
+    torch.testing.assert_close(step, torch.full((4,), 0.5 * 0.01 / 2), rtol=1e-3, atol=0)
+
+
+class Experts(Tiny):
+    """Which of two weights it uses depends on the sign of a third."""
+
+    def __init__(self):
+        super().__init__(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+        self.network = nn.ParameterDict(
+            {"gate": torch.tensor(-0.01), "low": torch.tensor(2.0), "high": torch.tensor(1.0)}
+        )
+
+    def training_step(self, batch, batch_idx):
+        gate = self.network["gate"]
+        expert = self.network["high" if gate > 0 else "low"]
+        return {"loss": 3 * gate + expert**2, "mean": (expert + 10 * gate) ** 2}
+
+
+def test_weights_that_the_further_pass_alone_reaches_have_its_gradient(tmp_path):
+    module = Experts()
+    trainer(tmp_path, [SAM(rho=0.5)]).fit(module, Rows(batches(1)))
+    assert module.network["high"].item() == pytest.approx(1.0 - 0.1 * 2) and module.network["low"].item() == 2.0
+    module = Experts()
+    trainer(tmp_path, [SurrogateGradientNorm(weight=1.0, radius=0.5)]).fit(module, Rows(batches(1)))
+    slope = 2 * (2.0 - 0.1) * torch.tensor([10.0, 1.0])
+    gate = -0.01 + 0.5 * (slope / slope.norm())[0]
+    assert gate > 0
+    # ρ / r = 0.4, between the slopes through the other expert there and through this one here.
+    assert module.network["high"].item() == pytest.approx(1.0 - 0.1 * 0.4 * 2 * (1.0 + 10 * gate.item()), rel=1e-5)
+    assert module.network["low"].item() == pytest.approx(2.0 - 0.1 * (2 * 2.0 - 0.4 * slope[1].item()), rel=1e-5)
+
+
+class Remembers(Tiny):
+    """Keeps all inputs and a mean that begins with the first ones, and tells what each pass read of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("inputs", torch.zeros(0, 5))
+        self.register_buffer("mean", None)
+        self.read = []
+
+    def training_step(self, batch, batch_idx):
+        self.read.append((len(self.inputs), None if self.mean is None else self.mean.item()))
+        self.inputs = torch.cat([self.inputs, batch[0]])
+        now = batch[0].mean()
+        self.mean = now if self.mean is None else 0.9 * self.mean + 0.1 * now
+        return super().training_step(batch, batch_idx)
+
+
+def test_buffers_that_grow_or_begin_are_put_back(tmp_path):
+    module, plain, data = Remembers(), Remembers(), batches(3)
+    trainer(tmp_path, [SAM()]).fit(module, Rows(data))
+    trainer(tmp_path, []).fit(plain, Rows(data))
+    assert module.read[::2] == module.read[1::2] == plain.read
+    assert torch.equal(module.inputs, plain.inputs) and torch.equal(module.mean, plain.mean)
+
+
+def test_a_step_that_is_left_out_counts_no_predictions(tmp_path):
+    class LeavesOut(L.Callback):
+        def on_before_optimizer_step(self, fitter, module, optimizer):
+            if fitter.global_step == 0:
+                optimizer.zero_grad()
+
+    def multiplier(others, data):
+        penalty = SurrogateGradientNorm(weight=0.0, learning_rate=1.0, bound=0.0, predictions="logits")
+        still = lambda parameters: torch.optim.SGD(parameters, lr=0.0)  # noqa: E731
+        trainer(tmp_path, [*others, penalty]).fit(Tiny(still), Rows(data))
+        return penalty.multiplier.item()
+
+    once = batches(1)
+    assert multiplier([LeavesOut()], [*once, *once]) == multiplier([], once) > 0
+
+
 def test_a_small_radius_is_the_gradient_of_the_norm(tmp_path):
     data = [(inputs.double(), target) for inputs, target in batches(1)]
     module = Wide()
@@ -266,6 +356,40 @@ def test_two_processes_are_one(tmp_path, name, strategy):
 
 
 @pytest.mark.distributed
+def test_gradients_within_ddps_buckets_outlive_further_passes(tmp_path):
+    views = {"gradient_as_bucket_view": True}
+    got = train(tmp_path, METHODS["surrogate"], strategy="ddp", ddp=views, data=batches(2))
+    assert_close(got, train(tmp_path, METHODS["surrogate"], data=batches(2)), rtol=1e-4, atol=1e-5)
+
+
+class Heads(Tiny):
+    """Each process uses a head of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(5, 3), nn.Linear(5, 3)])
+
+    def training_step(self, batch, batch_idx):
+        inputs, target = batch
+        return F.cross_entropy(self.heads[self.trainer.global_rank](inputs) + self.network(inputs), target)
+
+
+@pytest.mark.distributed
+def test_processes_that_climb_alone_through_other_weights_stay_the_same(tmp_path):
+    def run():
+        options = {"start_method": "popen", "process_group_backend": "gloo", "find_unused_parameters": True}
+        torch.manual_seed(0)
+        module = Heads()
+        fitter = trainer(tmp_path, [SAM(0.3, local=True)], devices=2, strategy=DDPStrategy(**options))
+        fitter.fit(module, PerProcess(batches(2)))
+        torch.save(module.state_dict(), tmp_path / f"{fitter.global_rank}.pt")
+
+    run_on_processes(run, 2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.distributed
 def test_each_process_may_climb_alone(tmp_path):
     one_batch = batches(1)
     plain = lambda parameters: torch.optim.SGD(parameters, lr=1.0)  # noqa: E731
@@ -356,6 +480,7 @@ class Iterating(Tiny):
         (Tiny, [SAM(), NLMCosine()], {}, "put it before"),
         (Tiny, [ASAM(scaled=["*.kernel"])], {}, "matches none"),
         (Tiny, [SurrogateGradientNorm()], {}, "without 'mean'"),
+        (Tiny, [SurrogateGradientNorm(predictions="target")], {}, "not detached"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_repeated_is_refused(tmp_path, module, callbacks, options, words):
