@@ -11,7 +11,7 @@ from lightning_losses.numerics.settings import Share
 
 
 class RestartOptimizer(DeclaredCallback):
-    """Lets every optimizer forget its past gradients once, when a fraction of training is done.
+    """Lets every optimizer forget its past gradients once a training, when a fraction of it is done.
 
     Where the weight of a penalty grows at once, as by `Switch`, the averages of an optimizer such as Adam are those of
     much smaller gradients, and its next steps are far too large. Learning rates and their schedules go on.
@@ -37,10 +37,12 @@ class RestartOptimizer(DeclaredCallback):
     _done: bool = field(init=False, default=False)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a training whose length is not known."""
+        """Refuse a training whose length is not known; in a training that begins before `at`, be ready again."""
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps) or steps < 1:
             raise ValueError("restart_optimizer: the number of steps is not known; give the trainer max_steps.")
+        # Another training by the same callback, or one that is resumed to become longer, comes to `at` again.
+        self._done = self._done and trainer.global_step / steps >= self.at
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -63,6 +63,19 @@ def test_a_resumed_training_restarts_once(tmp_path, at):
     assert resumed == whole[8:] and (0 in resumed) == (at > 0.5)
 
 
+def test_each_training_by_the_same_callback_restarts_and_so_does_one_that_becomes_longer(tmp_path):
+    class Saved(L.Callback):
+        def on_train_end(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "whole.ckpt")
+
+    restart = RestartOptimizer(0.5)
+    whole = fit(restart, Saved())
+    assert fit(restart) == whole == [0, 1, 2, 3, 0, 1, 2, 3]
+    # At a quarter of the longer training, the switch is before `at` again.
+    longer = fit(RestartOptimizer(0.5), max_epochs=4, checkpoint=tmp_path / "whole.ckpt")
+    assert [step for step, past in enumerate(longer, start=8) if past == 0] == [16]
+
+
 def test_a_training_without_an_end_is_refused():
     with pytest.raises(ValueError, match="^restart_optimizer: the number of steps is not known"):
         fit(RestartOptimizer(), max_epochs=-1)
