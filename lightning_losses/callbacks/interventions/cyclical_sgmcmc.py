@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from torch.utils.data import SubsetRandomSampler
 from torch.utils.hooks import RemovableHandle
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
@@ -35,7 +36,8 @@ class CyclicalSGMCMC(DeclaredCallback):
         cycles: M, at least 1; at most the number of steps.
         temperature: at least 0; 1 is the posterior, and 0 SGD with this schedule.
         sampling_share: the share of each cycle, at its end, that has noise.
-        samples: the training samples that the loss is a mean of; None counts those of the training loader.
+        samples: the training samples that the loss is a mean of; None counts those of the training loader's data set,
+            or of the subset that its sampler draws from.
         seed: of the noise.
         part: the name of the module's part that is kept; an empty one is the whole module.
 
@@ -44,7 +46,8 @@ class CyclicalSGMCMC(DeclaredCallback):
 
     Raises:
         ValueError: settings out of range; an optimizer other than SGD, or with Nesterov's momentum, dampening or
-            maximize; a learning-rate scheduler; an unknown number of steps or samples; FSDP1 or DeepSpeed.
+            maximize; several optimizers, or groups added during training; a learning-rate scheduler; an unknown number
+            of steps or samples; FSDP1 or DeepSpeed.
 
     Source:
         Zhang, Li, Zhang, Chen, Wilson, 2020, "Cyclical Stochastic Gradient MCMC for Bayesian Deep Learning",
@@ -67,6 +70,7 @@ class CyclicalSGMCMC(DeclaredCallback):
     part: str = "network"
     kept_weights: list[dict[str, Tensor]] = field(init=False, default_factory=list)
     _rates: list[float] = field(init=False, default_factory=list)
+    _steps_before: int = field(init=False, default=0)
     _handles: list[RemovableHandle] = field(init=False, default_factory=list)
 
     def learning_rate(self, first: float, step: int, steps: int) -> float:
@@ -77,29 +81,56 @@ class CyclicalSGMCMC(DeclaredCallback):
         """Refuse what is no plain SGD, and hook into its steps."""
         refuse_hidden_gradients(self.name, trainer)
         submodule(self.name, pl_module, self.part)
+        if len(trainer.optimizers) != 1:
+            raise ValueError(f"{self.name}: {len(trainer.optimizers)} optimizers came; give one, of all parameters.")
+        (optimizer,) = trainer.optimizers
+        _refuse_other_than_sgd(self.name, optimizer)
         steps, samples = self._steps(trainer), self._samples(trainer)
-        for optimizer in trainer.optimizers:
-            _refuse_other_than_sgd(self.name, optimizer)
         if trainer.lr_scheduler_configs:
             raise ValueError(
                 f"{self.name}: a learning-rate scheduler came, and it sets the rates itself; leave it out."
             )
-        (optimizer,) = trainer.optimizers
+        if trainer.global_step == 0:
+            # An earlier training's.
+            self.kept_weights, self._rates = [], []
         # A resumed optimizer has the rates of its last step.
         self._rates = self._rates or [float(group["lr"]) for group in optimizer.param_groups]
 
         def after_step(optimizer: Optimizer, *arguments: Any) -> None:
             self._after_step(optimizer, trainer.global_step, steps, samples)
-            if (trainer.global_step + 1) * self.cycles // steps > trainer.global_step * self.cycles // steps:
-                state = submodule(self.name, pl_module, self.part).state_dict()
-                self.kept_weights.append({name: whole(value.detach()).cpu().clone() for name, value in state.items()})
 
         self._handles.append(optimizer.register_step_post_hook(after_step))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Set the step's learning rates."""
+        if len(optimizer.param_groups) != len(self._rates):
+            raise ValueError(
+                f"{self.name}: the optimizer has {len(optimizer.param_groups)} groups of parameters, and began with "
+                f"{len(self._rates)}; give it all when training begins."
+            )
         for group, first in zip(optimizer.param_groups, self._rates, strict=True):
             group["lr"] = self.learning_rate(first, trainer.global_step, self._steps(trainer))
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note how many steps there were."""
+        self._steps_before = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the weights where a cycle ends, also with a step that AMP skips."""
+        steps = self._steps(trainer)
+        if trainer.global_step * self.cycles // steps > self._steps_before * self.cycles // steps:
+            state = submodule(self.name, pl_module, self.part).state_dict()
+            self.kept_weights.append(
+                {
+                    name: whole(value.detach()).cpu().clone()
+                    for name, value in state.items()
+                    if isinstance(value, Tensor)
+                }
+            )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove the hooks from the optimizer."""
@@ -127,18 +158,22 @@ class CyclicalSGMCMC(DeclaredCallback):
         """Add the noise of a step, to the weights and to their velocity."""
         if self.temperature == 0 or self._done(step, steps) < 1 - self.sampling_share:
             return
+        # A fused optimizer is called also for a step that AMP skips.
+        skipped = getattr(optimizer, "found_inf", None)
         number = 0
         for group in optimizer.param_groups:
             size = math.sqrt(2 * (1 - group["momentum"]) * group["lr"] * self.temperature / samples)
             for weight in group["params"]:
                 number += 1
-                if weight.grad is None:
+                if weight.grad is None or size == 0:
                     continue
                 # Half precision has too few numbers for the tails.
                 wide = torch.promote_types(weight.dtype, torch.float32)
                 like = torch.empty(weight.shape, dtype=wide, device=weight.device)
                 normals = counter_normals(like, self.seed * 65_537 + number, step)
                 noise = local_part(shard_like(size * normals, weight))
+                if skipped is not None:
+                    noise = noise * (skipped == 0)
                 local_part(weight).add_(noise)
                 if (velocity := optimizer.state[weight].get("momentum_buffer")) is not None:
                     # torch's buffer times minus the learning rate is the velocity.
@@ -151,13 +186,18 @@ class CyclicalSGMCMC(DeclaredCallback):
         return int(steps)
 
     def _samples(self, trainer: L.Trainer) -> int:
-        if self.samples is not None:
-            return self.samples
+        if self.samples is not None or self.temperature == 0:
+            return self.samples or 1
         loader: Any = trainer.train_dataloader
         try:
-            return len(loader.dataset)
+            # Items of a data set that are batches already have no known size.
+            if loader.batch_sampler is not None:
+                return len(
+                    loader.sampler.indices if isinstance(loader.sampler, SubsetRandomSampler) else loader.dataset
+                )
         except (AttributeError, TypeError):
-            raise ValueError(f"{self.name}: the training loader doesn't tell its samples; give samples=.") from None
+            pass
+        raise ValueError(f"{self.name}: the training loader doesn't tell its samples; give samples=.")
 
 
 def _refuse_other_than_sgd(who: str, optimizer: Optimizer) -> None:

@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from lightning_losses.callbacks import CyclicalSGMCMC
@@ -131,8 +132,87 @@ def test_two_processes_are_one(tmp_path, strategy):
         (adamw, {}, "use torch.optim.SGD"),
         (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), {}, "use plain momentum"),
         (sgd, {"max_steps": 1}, "1 steps came for 4 cycles"),
+        (sgd, {}, "give samples="),
     ],
 )
 def test_what_does_not_sample_is_refused(tmp_path, optimizer, options, words):
     with pytest.raises(ValueError, match=words):
         train(tmp_path, lambda: [CyclicalSGMCMC()], optimizer=optimizer, **options)
+
+
+def test_several_optimizers_and_groups_added_later_are_refused(tmp_path):
+    class Both(Tiny):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def configure_optimizers(self):
+            return [sgd(self.network[0].parameters()), sgd(self.network[2].parameters())]
+
+    class Later(Tiny):
+        def configure_optimizers(self):
+            return sgd(self.network[2].parameters())
+
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                self.optimizers().add_param_group({"params": [*self.network[0].parameters()]})
+
+    for module, words in ((Both(), "2 optimizers came"), (Later(), "has 2 groups of parameters, and began with 1")):
+        with pytest.raises(ValueError, match=words):
+            trainer(tmp_path, sampling(), max_epochs=2).fit(module, PerProcess(batches()))
+
+
+def test_weights_that_do_not_learn_have_no_noise(tmp_path):
+    def frozen(parameters):
+        first, *others = parameters
+        groups = [{"params": [first], "lr": 0.0}, {"params": others}]
+        return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+
+    got = train(tmp_path, sampling, optimizer=frozen)
+    assert torch.equal(got["network.0.weight"], network()[0].weight)
+    assert all(weight.isfinite().all() for weight in got.values())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_amp_skips_has_no_noise_and_may_end_a_cycle(tmp_path, fused):
+    class Overflows(Tiny):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)["loss"]
+            if batch_idx == 2:
+                self.before = [p.detach().clone() for p in self.parameters()]
+                loss = loss * torch.tensor(1e38) * 1e38
+            return loss
+
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            if batch_idx == 2:
+                self.same = all(map(torch.equal, self.before, self.parameters()))
+
+    precision = MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu", init_scale=16.0))
+    module = Overflows(lambda parameters: torch.optim.SGD(parameters, lr=0.1, fused=fused))
+    callbacks = sampling()
+    trainer(tmp_path, callbacks, plugins=[precision]).fit(module, PerProcess(batches()))
+    assert module.same and len(callbacks[0].kept_weights) == 2
+
+
+def test_samples_are_those_that_the_sampler_draws_from(tmp_path):
+    data = torch.utils.data.TensorDataset(torch.randn(32, 5), torch.randint(3, (32,)))
+
+    def weights(samples=None):
+        sampler = torch.utils.data.SubsetRandomSampler(range(12))
+        loader = torch.utils.data.DataLoader(data, batch_size=4, sampler=sampler)
+        torch.manual_seed(0)
+        module = Tiny()
+        trainer(tmp_path, [CyclicalSGMCMC(cycles=1, sampling_share=1.0, samples=samples)]).fit(module, loader, loader)
+        return module.state_dict()
+
+    assert not differs(weights(), weights(12)) and differs(weights(), weights(32))
+
+
+def test_a_second_training_begins_anew(tmp_path):
+    (sampler,) = callbacks = sampling()
+    for rate in (0.5, 0.1):
+        module = Tiny(lambda parameters, rate=rate: torch.optim.SGD(parameters, lr=rate))
+        trainer(tmp_path, callbacks).fit(module, PerProcess(batches()))
+    fresh = sampling()
+    trainer(tmp_path, fresh).fit(twin := Tiny(module.make_optimizer), PerProcess(batches()))
+    assert len(sampler.kept_weights) == 2 and not differs(module.state_dict(), twin.state_dict())
