@@ -55,7 +55,8 @@ class LaplacianKMeans(Declared):
         See `Transduced`; in float64.
 
     Raises:
-        ValueError: shapes that do not fit; features that are not finite; fewer than two classes.
+        ValueError: shapes that do not fit; features that are not finite, or whose squares are not; classes below 0;
+            fewer than two classes.
 
     Source:
         Ziko, Dolz, Granger, Ben Ayed, 2020, "Laplacian Regularized Few-Shot Learning", arXiv:2006.15486, and the
@@ -88,6 +89,8 @@ class LaplacianKMeans(Declared):
         for name, points in (("support", support), ("queries", queries)):
             check_points(self.name, name, points)
         check_labels(self.name, support, target)
+        if bool((target < 0).any()):
+            raise ValueError(f"{self.name}: a target of {int(target.min())} came; leave out samples without a class.")
         classes, place = torch.unique(target, return_inverse=True)
         x = torch.cat([support, queries]).double() if queries.shape[1] == support.shape[1] else None
         if x is None or len(classes) < 2 or not bool(x.isfinite().all()):
@@ -95,7 +98,9 @@ class LaplacianKMeans(Declared):
                 f"{self.name}: support of shape {list(support.shape)} with {len(classes)} classes and queries of shape "
                 f"{list(queries.shape)} came; give finite features of the same width, and two classes at least."
             )
-        x = unit_rows(x - x.mean(dim=0)) if self.normalise else x
+        # Distances are the same around any point, and most precise around their own mean.
+        x = x - x.mean(dim=0)
+        x = unit_rows(x) if self.normalise else x
         affinity = neighbour_affinity(x, min(self.neighbours, len(x) - 1), symmetric=self.symmetric)
         known = one_hot(place, len(classes)).double()
         prototypes = known.T @ x[: len(known)] / known.sum(dim=0).unsqueeze(1)
@@ -110,8 +115,15 @@ class LaplacianKMeans(Declared):
             ended = len(energies) > 1 and (energies[-1] - energies[-2]).abs() <= _ROUND_CHANGE * energies[-2].abs()
             if ended or len(energies) == _ROUNDS:
                 break
-            weights = assigned / assigned.sum(dim=0)
-            prototypes = x[assigned.argmax(dim=0)] if self.prototypes == "mode" else weights.T @ x
+            members = assigned.sum(dim=0)
+            moved = x[assigned.argmax(dim=0)] if self.prototypes == "mode" else (assigned / members).T @ x
+            # A class that has lost all its members keeps its prototype.
+            prototypes = torch.where((members > 0).unsqueeze(1), moved, prototypes)
+        if not bool(energies[-1].isfinite()):
+            raise ValueError(
+                f"{self.name}: features up to {float(x.abs().max()):.3g} with laplacian={self.laplacian} overflow; "
+                "scale the features, or lower laplacian."
+            )
         found = assigned[len(known) :]
         return Transduced(classes[found.argmax(dim=1)], found, torch.stack(energies))
 

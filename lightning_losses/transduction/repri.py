@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Count, Declared, NonNegative, Positive
 from lightning_losses.transduction.repri_terms import Prototype, mean_of_counted, repri_terms
 
@@ -42,14 +43,15 @@ class RePRI(Declared):
 
     Shapes:
         support: [tasks, shots, D, h, w]; mask: [tasks, shots, H, W] of 1, 0 and 255, brought to h and w; query: [tasks,
-        queries, D, h, w]; valid (optional): [tasks, queries, h, w], 0 for pixels that do not count; proportions
-        (optional): [tasks, 2], where they are known.
+        queries, D, h, w]; valid (optional): [tasks, queries, h, w] from 0 to 1, 0 for pixels that do not count;
+        proportions (optional): [tasks, 2] of sum 1, where they are known.
 
     Returns:
-        See `Segmented`.
+        See `Segmented`; in float32 at least.
 
     Raises:
-        ValueError: shapes that do not fit; a task without a pixel of foreground, or without one to classify.
+        ValueError: shapes that do not fit; features with NaN or inf; masks, valid or proportions of other values; a
+            task without a pixel of foreground, or without one to classify; steps so large that they diverge.
 
     Source:
         Boudiaf et al., 2021, arXiv:2012.06166, and its code; see `repri_terms`.
@@ -79,7 +81,9 @@ class RePRI(Declared):
         proportions: Float[Tensor, "tasks 2"] | None = None,
     ) -> Segmented:
         """Segment the queries of each task, also in inference mode."""
-        with torch.inference_mode(False), torch.enable_grad():
+        _check_proportions(self.name, proportions, len(support))
+        precise = torch.autocast(support.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), precise:
             features, mask, queries, counted = self._checked(support, mask, query, valid)
             prototype = self._start(features, mask, queries)
             pi = self._marginal(prototype, queries, counted) if proportions is None else proportions.to(queries)
@@ -93,7 +97,10 @@ class RePRI(Declared):
                 optimizer.step()
                 if step + 1 == self.refresh and proportions is None and weights[0]:
                     pi, weights[0] = self._marginal(prototype, queries, counted), weights[0] + 1
-            return Segmented(prototype.probabilities(queries)[:, :, 1].detach(), pi)
+            foreground = prototype.probabilities(queries)[:, :, 1].detach()
+        if not bool(foreground.isfinite().all()):
+            raise ValueError(f"{self.name}: the steps diverged; lower learning_rate={self.learning_rate}, or weights.")
+        return Segmented(foreground, pi)
 
     def _start(self, support: Tensor, mask: Tensor, query: Tensor) -> Prototype:
         foreground = (mask == 1).unsqueeze(2)
@@ -114,6 +121,8 @@ class RePRI(Declared):
         """Tensors that gradients can be taken of, the mask in the features' size."""
         for name, features in (("support", support), ("query", query)):
             check_floating(self.name, name, features)
+            if not bool(features.isfinite().all()):
+                raise ValueError(f"{self.name}: {name} holds NaN or inf; leave those images out.")
         alike = support.ndim == query.ndim == 5 and support.shape[::2] == query.shape[::2]
         if not alike or mask.ndim != 4 or mask.shape[:2] != support.shape[:2]:
             raise ValueError(
@@ -121,11 +130,34 @@ class RePRI(Declared):
                 f"queries of {list(query.shape)}; give features [tasks, images, D, h, w], and a mask of each "
                 "labelled image."
             )
+        if not bool(((mask == 0) | (mask == 1) | (mask == 255)).all()):
+            raise ValueError(
+                f"{self.name}: a mask holds values other than 1 for foreground, 0 for background and 255 for what does "
+                "not count; change them to these."
+            )
         if mask.shape[-2:] != support.shape[-2:]:
             mask = interpolate(mask.float(), size=support.shape[-2:], mode="nearest").long()
-        counted = query.new_ones(query[:, :, 0].shape) if valid is None else valid.to(query.dtype)
+        dtype = torch.promote_types(full_precision(support).dtype, full_precision(query).dtype)
+        counted = torch.ones_like(query[:, :, 0], dtype=dtype) if valid is None else valid.to(dtype)
+        if counted.shape != query[:, :, 0].shape or not bool(((counted >= 0) & (counted <= 1)).all()):
+            raise ValueError(
+                f"{self.name}: valid of shape {list(counted.shape)} came for queries of {list(query.shape)}; give a "
+                "number from 0 to 1 for each pixel of their features."
+            )
         if not bool((mask == 1).flatten(1).any(dim=1).all() & counted.flatten(1).any(dim=1).all()):
             raise ValueError(
                 f"{self.name}: a task has no pixel of foreground in its masks, or none to classify; leave it out."
             )
-        return support.detach().clone(), mask.clone(), query.detach().clone(), counted.clone()
+        return support.detach().clone().to(dtype), mask.clone(), query.detach().clone().to(dtype), counted.clone()
+
+
+def _check_proportions(who: str, proportions: Tensor | None, tasks: int) -> None:
+    if proportions is None:
+        return
+    if proportions.shape != (tasks, 2) or not bool(
+        (proportions >= 0).all() & ((proportions.sum(dim=1) - 1).abs() < 1e-2).all()
+    ):
+        raise ValueError(
+            f"{who}: proportions of shape {list(proportions.shape)} came for {tasks} tasks; give the shares of "
+            "background and foreground of each, which sum to 1."
+        )

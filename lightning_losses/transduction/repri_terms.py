@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.numerics.probabilities import full_precision
+
 _IGNORED = 255
 # What the authors add within logarithms and to divisors.
 _TINY = 1e-10
@@ -38,10 +40,10 @@ class Prototype:
 
     def cosines(self, features: Float[Tensor, "tasks images d h w"]) -> Float[Tensor, "tasks images h w"]:
         """``s cos(w, f)``."""
-        product = torch.einsum("td,tidhw->tihw", self.weight, features)
-        return (
-            self.temperature * product / (self.weight.norm(dim=1)[:, None, None, None] * features.norm(dim=2) + _TINY)
-        )
+        # Half precision has no number as small as what is added here.
+        weight, features = full_precision(self.weight), full_precision(features)
+        product = torch.einsum("td,tidhw->tihw", weight, features)
+        return self.temperature * product / (weight.norm(dim=1)[:, None, None, None] * features.norm(dim=2) + _TINY)
 
     def probabilities(self, features: Float[Tensor, "tasks images d h w"]) -> Float[Tensor, "tasks images 2 h w"]:
         """Of background and foreground."""

@@ -78,3 +78,33 @@ def test_neighbours_are_the_nearest_others():
 def test_what_can_not_be_clustered_is_refused(support, target, queries):
     with pytest.raises(ValueError, match="give finite features of the same width, and two classes at least"):
         LaplacianKMeans()(support, torch.tensor(target), queries)
+
+
+def test_a_class_that_loses_all_its_members_keeps_its_prototype():
+    # The third class's mean lies between its samples, which each are another's.
+    support = torch.tensor([[-100.0], [100.0], [-100.0], [100.0]])
+    found = LaplacianKMeans(0.0, clamp="start", normalise=False)(
+        support, torch.tensor([0, 1, 2, 2]), torch.tensor([[-99.0], [99.0]])
+    )
+    assert found.label.tolist() == [0, 1] and found.probabilities.isfinite().all()
+
+
+def test_clusters_far_from_the_origin_are_the_same():
+    x, target = (part[:40] for part in clusters(apart=1.0))
+    near, far = (LaplacianKMeans(normalise=False)(y[:3], target[:3], y[3:]) for y in (x.double(), x.double() + 2**26))
+    torch.testing.assert_close(near.probabilities, far.probabilities, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "scale", "target", "words"),
+    [
+        ({"normalise": False}, 1e200, [0, 1, 2], "overflow"),
+        ({"laplacian": 1e308}, 1.0, [0, 1, 2], "overflow"),
+        ({}, 1.0, [0, 1, -100], "a target of -100 came"),
+    ],
+    ids=["features", "laplacian", "ignored"],
+)
+def test_it_gives_no_nan_and_no_class_for_samples_without(options, scale, target, words):
+    x = clusters()[0].double() * scale
+    with pytest.raises(ValueError, match=words):
+        LaplacianKMeans(**options)(x[:3], torch.tensor(target), x[3:])

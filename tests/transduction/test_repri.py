@@ -80,9 +80,46 @@ def test_tasks_do_not_depend_on_each_other_and_the_refresh_is_where_it_says():
         (lambda s, m, q: (s, m[0], q), r"a mask of \[1, 8, 8\]"),
         (lambda s, m, q: (s, m, q[:, :, :2]), r"queries of \[2, 1, 2, 8, 8\]"),
         (lambda s, m, q: (s.long(), m, q), "support has dtype torch.int64"),
+        (lambda s, m, q: (s, m, q / 0), "query holds NaN or inf"),
+        (lambda s, m, q: (s, torch.where(m == 0, -1, m), q), "a mask holds values other than 1"),
+        (lambda s, m, q: (s, m, q, torch.ones(2, 1, 4, 4)), r"valid of shape \[2, 1, 4, 4\] came"),
+        (lambda s, m, q: (s, m, q, torch.full((2, 1, 8, 8), 255)), "a number from 0 to 1 for each pixel"),
+        (lambda s, m, q: (s, m, q, None, torch.tensor([0.5, 0.5])), r"proportions of shape \[2\] came for 2 tasks"),
+        (lambda s, m, q: (s, m, q, None, torch.tensor([[-1.0, 2.0]] * 2)), "shares of .* which sum to 1"),
+        (lambda s, m, q: (s, m, q, None, torch.ones(2, 2)), "shares of .* which sum to 1"),
     ],
-    ids=["background", "mask", "width", "whole numbers"],
+    ids=[
+        "background",
+        "mask",
+        "width",
+        "whole numbers",
+        "nan",
+        "values",
+        "size",
+        "255",
+        "one share",
+        "negative",
+        "sum",
+    ],
 )
 def test_what_can_not_be_segmented_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
         RePRI()(*change(*task()[:3]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_autocast_are_no_less_precise(dtype):
+    support, mask, query, _ = task()
+    support, query = support.to(dtype), query.to(dtype)
+    support[..., 0, 0] = query[..., 0, 0] = 0
+    wanted = RePRI()(support.float(), mask, query.float()).foreground
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(RePRI()(support, mask, query).foreground, wanted)
+    double = RePRI()(support.double(), mask, query).foreground
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_that_diverge_are_refused():
+    with pytest.raises(ValueError, match="the steps diverged; lower learning_rate"):
+        RePRI(learning_rate=1e9)(*task()[:3])
