@@ -47,10 +47,11 @@ def out_of_distribution_detection(
 
     Args:
         scores: [N] higher for a sample that is more like the training data.
-        is_ood: [N] which samples are out of distribution.
+        is_ood: [N] which samples are out of distribution, True or 1.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; scores that are NaN; samples of one kind alone.
+        ValueError: shapes or dtypes that do not fit; scores that are NaN; marks other than 0 and 1; samples of one
+            kind alone.
 
     Source:
         Liang, Li, Srikant, 2018, "Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks",
@@ -143,5 +144,7 @@ def _check(who: str, scores: Tensor, is_ood: Tensor) -> None:
             f"{who}: is_ood of shape {list(is_ood.shape)} came with scores of shape {list(scores.shape)}; give one "
             "number for each sample."
         )
+    if not bool(((is_ood == 0) | (is_ood == 1)).all()):
+        raise ValueError(f"{who}: is_ood holds values other than 0 and 1; leave out samples of neither kind.")
     if bool(scores.isnan().any()):
         raise ValueError(f"{who}: {int(scores.isnan().sum())} scores are NaN; leave out samples that have none.")

@@ -71,10 +71,11 @@ def test_two_processes_measure_all_samples():
     [
         (torch.tensor([1.0, torch.nan]), torch.tensor([True, False]), "1 scores are NaN"),
         (torch.zeros(2), torch.tensor([True]), r"is_ood of shape \[1\] came with scores of shape \[2\]"),
+        (torch.zeros(3), torch.tensor([0, 1, -100]), "is_ood holds values other than 0 and 1"),
         (torch.zeros(2), torch.tensor([True, True]), "0 samples in distribution and 2 out of it came"),
         (torch.zeros(3), torch.zeros(3).bool(), "3 samples in distribution and 0 out of it came"),
     ],
-    ids=["nan", "shape", "foreign alone", "known alone"],
+    ids=["nan", "shape", "ignored", "foreign alone", "known alone"],
 )
 def test_what_can_not_be_told_apart_is_refused(scores, is_ood, words):
     with pytest.raises(ValueError, match=words):
