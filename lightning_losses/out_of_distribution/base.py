@@ -12,7 +12,8 @@ from lightning_losses.numerics.settings import Declared
 from lightning_losses.out_of_distribution.measuring import Outputs, device_of, measuring, outputs_of, own_inputs
 from lightning_losses.parallel.processes import told_by_any
 
-Batches = Iterable[tuple[Any, Int[Tensor, " batch"]]]
+# Pairs, or mappings of inputs and target.
+Batches = Iterable[Any]
 
 
 class OutOfDistributionScore(Declared):
@@ -37,10 +38,11 @@ class OutOfDistributionScore(Declared):
 
         Args:
             network: gives logits of inputs.
-            batches: pairs of inputs and class indices, as a data loader's; those of this process.
+            batches: as a data loader's, pairs of inputs and class indices, or mappings of ``inputs`` and ``target``;
+                those of this process.
 
         Raises:
-            ValueError: no batches on any process; layers that the network lacks.
+            ValueError: no batches on any process; layers that the network lacks; targets of other shapes.
         """
         fit_scores([self], network, batches)
         return self
@@ -73,7 +75,8 @@ class OutOfDistributionScore(Declared):
 
         Args:
             network: the one of `fit`.
-            known: batches of inputs like the training data, but not of them; those of this process.
+            known: batches of inputs like the training data, but not of them, alone or as in `fit`; those of this
+                process.
             foreign: batches of inputs that are to be told from them; those of this process.
         """
         return self
@@ -102,10 +105,10 @@ def fit_scores(scores: Sequence[OutOfDistributionScore], network: nn.Module, bat
     Args:
         scores: those that learn nothing are left alone.
         network: gives logits of inputs.
-        batches: pairs of inputs and class indices; those of this process.
+        batches: pairs of inputs and class indices, or mappings of ``inputs`` and ``target``; those of this process.
 
     Raises:
-        ValueError: no batches on any process; layers that the network lacks.
+        ValueError: no batches on any process; layers that the network lacks; targets of other shapes.
     """
     learning = [score for score in scores if score.learns]
     if not learning:
@@ -115,11 +118,20 @@ def fit_scores(scores: Sequence[OutOfDistributionScore], network: nn.Module, bat
     layers = _layers(learning)
     seen = False
     with measuring(network):
-        for inputs, target in batches:
+        for batch in batches:
+            inputs, target = _pair(learning[0].name, batch)
+            if not target.numel():
+                continue
             seen = True
             outputs = outputs_of(network, own_inputs(inputs), layers, learning[0].name)
+            classes = class_indices(target)
+            if classes.shape != outputs.logits.shape[:1]:
+                raise ValueError(
+                    f"{learning[0].name}: a target of {target.dtype} and shape {list(target.shape)} came for "
+                    f"{len(outputs.logits)} inputs; give a class index, or classes' probabilities, for each."
+                )
             for score in learning:
-                score.update(outputs, class_indices(target))
+                score.update(outputs, classes)
         # Processes may have no batch of their own, but not all of them.
         if told_by_any("some" if seen else None) is None:
             raise ValueError(f"{learning[0].name}: no training batches came to fit; give at least one.")
@@ -152,10 +164,45 @@ def log_confidence(logits: Float[Tensor, "batch classes"], temperature: float = 
         >>> log_confidence(torch.tensor([[0.0, 0.0], [50.0, 0.0]])).tolist()
         [-0.6931471805599453, -1.9287498479639178e-22]
     """
+    return -torch.log1p(log_odds_of_others(logits, temperature).exp())
+
+
+def log_odds_of_others(logits: Float[Tensor, "batch classes"], temperature: float = 1.0) -> Float[Tensor, " batch"]:
+    """The logarithm of how much more probable all other classes are than the most probable one, in float64.
+
+    Example:
+        >>> log_odds_of_others(torch.tensor([[0.0, 0.0], [50.0, 0.0]])).tolist()
+        [0.0, -50.0]
+    """
     z = logits.double() / temperature
     largest, place = z.max(dim=1, keepdim=True)
-    others = z.scatter(1, place, -torch.inf).logsumexp(dim=1) - largest.squeeze(1)
-    return -torch.log1p(others.exp())
+    return z.scatter(1, place, -torch.inf).logsumexp(dim=1) - largest.squeeze(1)
+
+
+def inputs_of(batch: Any) -> Any:
+    """The inputs of a batch, which may have a target beside them.
+
+    Example:
+        >>> inputs_of({"inputs": 1, "target": 2}), inputs_of((1, 2)), inputs_of(1)
+        (1, 1, 1)
+    """
+    if isinstance(batch, Mapping):
+        return batch.get("inputs", batch)
+    return batch[0] if isinstance(batch, tuple | list) else batch
+
+
+def refuse_not_finite(who: str, layer: str, values: Tensor) -> None:
+    """Raise ``ValueError`` if what was learned of a layer holds NaN or inf."""
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{who}: training features of {layer} hold NaN or inf; leave those samples out.")
+
+
+def _pair(who: str, batch: Any) -> tuple[Any, Tensor]:
+    if isinstance(batch, Mapping) and {"inputs", "target"} <= set(batch):
+        batch = batch["inputs"], batch["target"]
+    if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+        raise ValueError(f"{who}: a batch of type {type(batch).__name__} came; give {{'inputs', 'target'}} or a pair.")
+    return batch[0], batch[1]
 
 
 def _layers(scores: Iterable[OutOfDistributionScore]) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_losses.metrics.embedding_rows import blocks, checked_directions
 from lightning_losses.numerics.settings import Count
-from lightning_losses.out_of_distribution.base import OutOfDistributionScore
+from lightning_losses.out_of_distribution.base import OutOfDistributionScore, refuse_not_finite
 from lightning_losses.out_of_distribution.measuring import Outputs
 from lightning_losses.parallel.processes import rows_of_all
 
@@ -29,7 +29,7 @@ class KNN(OutOfDistributionScore):
         the layer's output: [B, D, ...]; returns [B] float64, from -2 to 0.
 
     Raises:
-        ValueError: a layer that the network lacks; use before `fit`.
+        ValueError: a layer that the network lacks; training features with NaN or inf; use before `fit`.
 
     Source:
         Sun, Ming, Zhu, Li, 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors", arXiv:2204.06507. OpenOOD
@@ -72,11 +72,15 @@ class KNN(OutOfDistributionScore):
     def finish(self, device: torch.device) -> None:
         """Make the bank, of all processes' features."""
         own = torch.cat(self._parts) if self._parts else torch.zeros(0, 0, dtype=torch.float64, device=device)
-        self.bank, self._parts = torch.cat(rows_of_all(own)), []
+        bank = torch.cat(rows_of_all(own))
+        refuse_not_finite(self.name, self.layer, bank)
+        self.bank, self._parts = bank, []
 
     def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:
         """Minus the distance to the k-th nearest."""
         assert self.bank is not None
+        if not len(outputs.logits):
+            return self.bank.new_zeros(0)
         asked = checked_directions(self.name, "features", outputs.features(self.layer))
         bank = self.bank.to(asked.device)
         distances = []

@@ -1,5 +1,6 @@
 """The Mahalanobis detector: how near an input's features lie to a class, in every layer."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 from typing import Any, ClassVar, Literal, Self
@@ -15,7 +16,7 @@ from lightning_losses.diagnostics.mahalanobis_score import (
     tied_gaussians,
 )
 from lightning_losses.numerics.settings import NonNegative
-from lightning_losses.out_of_distribution.base import OutOfDistributionScore
+from lightning_losses.out_of_distribution.base import OutOfDistributionScore, inputs_of, refuse_not_finite
 from lightning_losses.out_of_distribution.layer_regression import LayerRegression, layer_regression
 from lightning_losses.out_of_distribution.measuring import (
     Outputs,
@@ -82,6 +83,10 @@ class MahalanobisDetector(OutOfDistributionScore):
         super().__post_init__()
         if isinstance(self.layers, str) or not self.layers:
             raise ValueError(f"{self.name}: layers={self.layers!r} came; give a list of layers' names.")
+        if wrong := [epsilon for epsilon in self.epsilons if not 0 <= epsilon < math.inf]:
+            raise ValueError(
+                f"{self.name}: epsilons={list(self.epsilons)} came; {wrong} are not at least 0 and finite."
+            )
 
     @property
     def read_layers(self) -> tuple[str, ...]:
@@ -111,13 +116,14 @@ class MahalanobisDetector(OutOfDistributionScore):
         """Merge the Gaussians of all processes, in their order, and invert the covariances."""
         shares = values_of_all({layer: tuple(part.cpu() for part in own) for layer, own in self.gaussians.items()})
         resolution = max(values_of_all(self._resolution))
+        gaussians, precisions = {}, {}
         for layer in self.layers:
             whole = merged_gaussians(*(TiedGaussians(*share[layer]) for share in shares if layer in share))
             if not whole.samples.sum() > 0:
                 raise ValueError(f"{self.name}: no training sample has a class; give samples with targets.")
-            if not bool(whole.scatter.isfinite().all()):
-                raise ValueError(f"{self.name}: training features of {layer} hold NaN or inf; leave those samples out.")
-            self.gaussians[layer], self._precisions[layer] = whole, whole.precision(resolution)
+            refuse_not_finite(self.name, layer, whole.scatter)
+            gaussians[layer], precisions[layer] = whole, whole.precision(resolution)
+        self.gaussians, self._precisions = gaussians, precisions
 
     def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:
         """The layers' scores, combined."""
@@ -156,11 +162,14 @@ class MahalanobisDetector(OutOfDistributionScore):
         """
         if not self.fitted:
             raise ValueError(f"{self.name}: it is not fitted; call fit(network, batches) before tune.")
-        inputs = list(known), list(foreign)
+        inputs, before = (list(known), list(foreign)), self.epsilon
         tried: dict[float, LayerRegression] = {}
-        for epsilon in self.epsilons or (self.epsilon,):
-            self.epsilon = epsilon
-            tried[epsilon] = layer_regression(self.name, *(self._of_all(network, batches) for batches in inputs))
+        try:
+            for epsilon in self.epsilons or (before,):
+                self.epsilon = epsilon
+                tried[epsilon] = layer_regression(self.name, *(self._of_all(network, batches) for batches in inputs))
+        finally:
+            self.epsilon = before
         self.epsilon, self.regression = max(tried.items(), key=lambda pair: pair[1].auroc)
         return self
 
@@ -168,7 +177,7 @@ class MahalanobisDetector(OutOfDistributionScore):
         """The layers' scores of all processes' inputs, on the host."""
         own = [torch.zeros(0, len(self.layers), dtype=torch.float64)]
         with measuring(network):
-            for inputs in map(own_inputs, batches):
+            for inputs in (own_inputs(inputs_of(batch)) for batch in batches):
                 own.append(
                     self.layer_scores(network, inputs, outputs_of(network, inputs, self.layers, self.name)).cpu()
                 )

@@ -5,10 +5,9 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from lightning_losses.numerics.settings import NonNegative, Temperature
-from lightning_losses.out_of_distribution.base import OutOfDistributionScore, log_confidence
+from lightning_losses.out_of_distribution.base import OutOfDistributionScore, log_confidence, log_odds_of_others
 from lightning_losses.out_of_distribution.measuring import Outputs, input_gradients, outputs_of, signed_step
 
 
@@ -53,8 +52,9 @@ class ODIN(OutOfDistributionScore):
         """The inputs after the step."""
 
         def losses(leaf: Tensor) -> Sequence[Tensor]:
-            logits = outputs_of(network, leaf, who=self.name).logits / self.temperature
-            return [cross_entropy(logits, logits.argmax(dim=1), reduction="none")]
+            # The gradient has the cross-entropy's sign, and doesn't vanish where the probability rounds to 1.
+            logits = outputs_of(network, leaf, who=self.name).logits
+            return [self.temperature * log_odds_of_others(logits, self.temperature)]
 
         (gradient,) = input_gradients(inputs, losses, self.name)
         return signed_step(inputs, gradient, self.epsilon)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.numerics.settings import Bound, Temperature
-from lightning_losses.out_of_distribution.base import OutOfDistributionScore
+from lightning_losses.out_of_distribution.base import OutOfDistributionScore, refuse_not_finite
 from lightning_losses.out_of_distribution.measuring import Outputs, outputs_of
 from lightning_losses.parallel.processes import rows_of_all
 
@@ -34,7 +34,8 @@ class ReAct(OutOfDistributionScore):
         the layer's output: [B, ...]; the network's logits: [B, C]; returns [B].
 
     Raises:
-        ValueError: a layer that the network lacks, does not run, or that returns no tensor; use before `fit`.
+        ValueError: a layer that the network lacks, does not run, or that returns no tensor; training features with NaN
+            or inf; use before `fit`.
 
     Source:
         Sun, Guo, Li, 2021, "ReAct: Out-of-distribution Detection With Rectified Activations", arXiv:2111.12797. OpenOOD
@@ -77,6 +78,7 @@ class ReAct(OutOfDistributionScore):
     def finish(self, device: torch.device) -> None:
         """Take the percentile of all processes' entries."""
         entries = torch.cat(rows_of_all(torch.cat(self._parts) if self._parts else torch.zeros(0, device=device)))
+        refuse_not_finite(self.name, self.layer, entries)
         self.threshold, self._parts = _percentile(entries, self.percentile), []
 
     def score(self, network: nn.Module, inputs: Any, outputs: Outputs) -> Float[Tensor, " batch"]:

@@ -123,6 +123,36 @@ def test_a_second_fit_forgets_the_first_and_no_fit_is_refused(name):
     assert torch.equal(twice, SCORES[name]().fit(network, batches())(network, inputs))
 
 
+@learning
+def test_it_learns_from_what_data_loaders_give(name):
+    network, inputs = Network(), batches(1)[0][0]
+    wanted = SCORES[name]().fit(network, batches())(network, inputs)
+    mappings = [{"inputs": x, "target": y} for x, y in batches()]
+    triples = [(x, y, y) for x, y in batches()]
+    empty = [(inputs[:0], torch.zeros(0, dtype=torch.int64))]
+    for given in (mappings, triples, empty + batches()):
+        assert torch.equal(SCORES[name]().fit(network, given)(network, inputs), wanted)
+    assert SCORES[name]().fit(network, batches())(network, inputs[:0]).shape == (0,)
+
+
+@learning
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (x, y[:3]), r"a target of torch.int64 and shape \[3\] came for 7 inputs"),
+        (lambda x, y: (x, y.double()), r"a target of torch.float64 and shape \[7\] came for 7 inputs"),
+        (lambda x, y: x, "a batch of type Tensor came"),
+        (lambda x, y: {"image": x, "label": y}, "a batch of type dict came"),
+        (lambda x, y: (x[:0], y[:0]), "no training batches came to fit"),
+        (lambda x, y: (x * torch.nan, y), "hold NaN or inf"),
+    ],
+    ids=["short", "numbers", "inputs alone", "other names", "empty", "nan"],
+)
+def test_what_can_not_be_learned_from_is_refused(name, change, words):
+    with pytest.raises(ValueError, match=f"{name}: .*{words}"):
+        SCORES[name]().fit(Network(), [change(*batches()[0])])
+
+
 def fitted_apart(folder, shares):
     own = [batches()[number] for number in shares[int(os.environ["RANK"])]]
     scores = {name: make() for name, make in SCORES.items()}

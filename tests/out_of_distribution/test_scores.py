@@ -42,6 +42,18 @@ def test_odin_without_a_step_is_msp_and_its_step_raises_the_confidence():
     assert (ODIN(50.0, 0.1)(SAME, LOGITS) > MSP(50.0)(SAME, LOGITS)).all()
 
 
+def test_odins_step_is_right_where_the_probability_rounds_to_one():
+    network = layered()
+    network[2].weight.data *= 1000
+    inputs = data()[0].requires_grad_()
+    logits = network(inputs)
+    assert (logits.softmax(dim=1).amax(dim=1) == 1).double().mean() > 0.9
+    largest, place = logits.max(dim=1, keepdim=True)
+    others = logits.scatter(1, place, -torch.inf).logsumexp(dim=1) - largest.squeeze(1)
+    (gradient,) = torch.autograd.grad(others.sum(), inputs)
+    torch.testing.assert_close(ODIN(1.0, 0.1).perturbed(network, inputs), (inputs - 0.1 * gradient.sign()).detach())
+
+
 def test_react_clips_what_lies_above_its_percentile():
     network, (inputs, target) = layered(), data()
     hidden = network[:2](inputs)
@@ -137,3 +149,21 @@ def test_a_detector_without_any_label_or_with_nan_is_refused():
         MahalanobisDetector(["1"]).fit(network, [(inputs, target * 0 - 100)])
     with pytest.raises(ValueError, match="training features of 0 hold NaN or inf"):
         MahalanobisDetector(["0"]).fit(network, [(inputs * torch.nan, target)])
+
+
+def test_a_detector_is_tuned_on_what_data_loaders_give_and_keeps_its_step_where_that_fails():
+    network, (inputs, target) = layered(), data()
+    held, foreign = data(1), data(2, shift=8.0)
+    detector = MahalanobisDetector(["0", "1"], 0.005, "logistic", epsilons=[0.0, 0.01]).fit(network, [(inputs, target)])
+    with pytest.raises(ValueError, match="NaN"):
+        detector.tune(network, [held[0]], [torch.nan * foreign[0]])
+    assert detector.epsilon == 0.005 and detector.regression is None
+    wanted = detector.tune(network, [held[0]], [foreign[0]])(network, inputs)
+    pairs, mappings = [held], [{"inputs": foreign[0], "target": foreign[1]}]
+    assert torch.equal(detector.tune(network, pairs, mappings)(network, inputs), wanted)
+
+
+@pytest.mark.parametrize("epsilons", [[-0.1], [0.0, float("nan")]], ids=["negative", "nan"])
+def test_a_detector_takes_no_step_backwards(epsilons):
+    with pytest.raises(ValueError, match=r"epsilons=\[.*\] came; .* are not at least 0"):
+        MahalanobisDetector(["0"], epsilons=epsilons)

@@ -16,6 +16,7 @@ from lightning_losses.data.loading import share_of_samples
 from lightning_losses.metrics.out_of_distribution import OutOfDistributionDetection
 from lightning_losses.numerics.settings import Count, Whole
 from lightning_losses.out_of_distribution import OutOfDistributionScore, fit_scores, scores_of
+from lightning_losses.out_of_distribution.base import inputs_of
 from lightning_losses.out_of_distribution.measuring import measuring
 from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
 
@@ -135,13 +136,15 @@ class OutOfDistribution(DeclaredCallback):
             return self.train if self.train is not None else self._fitted_on
         if datamodule is None:
             raise ValueError(f"{self.name}: scores are to be fitted, and there are no training data; give train.")
+        # An evaluation sets up no training data.
+        datamodule.setup("fit")
         return datamodule.train_dataloader()
 
     def _tune(self, trainer: L.Trainer, module: L.LightningModule, network: Any) -> None:
         if self.held_out is None:
             return
         known, foreign = (
-            [_inputs_of(batch) for batch in self._share(trainer, module, data, "held-out")] for data in self.held_out
+            [inputs_of(batch) for batch in self._share(trainer, module, data, "held-out")] for data in self.held_out
         )
         for score in self.scores.values():
             score.tune(network, known, foreign)
@@ -151,7 +154,7 @@ class OutOfDistribution(DeclaredCallback):
     ) -> dict[str, Tensor]:
         """Every score of this process's share of some data."""
         parts = [
-            scores_of(self.scores, network, _inputs_of(batch)) for batch in self._share(trainer, module, data, kind)
+            scores_of(self.scores, network, inputs_of(batch)) for batch in self._share(trainer, module, data, kind)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in self.scores}
 
@@ -168,13 +171,6 @@ def _loader_of(data: Any) -> Any:
         data.setup("test")
         return loaders_of(data.test_dataloader())[0]
     return data if hasattr(data, "collate_fn") else DataLoader(data, 256)
-
-
-def _inputs_of(batch: Any) -> Any:
-    """The inputs of a batch, which needs no target."""
-    if isinstance(batch, Mapping):
-        return batch.get("inputs", batch)
-    return batch[0] if isinstance(batch, tuple | list) else batch
 
 
 def _measured(known: Tensor, foreign: Tensor) -> dict[str, float]:

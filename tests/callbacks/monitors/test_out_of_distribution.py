@@ -58,8 +58,12 @@ class Classifying(L.LightningModule):
 
 
 class Data(L.LightningDataModule):
+    def setup(self, stage):
+        if stage == "fit":
+            self.train = TRAIN
+
     def train_dataloader(self):
-        return DataLoader(TRAIN, 6)
+        return DataLoader(self.train, 6)
 
     def test_dataloader(self):
         return DataLoader(VAL, 8)
