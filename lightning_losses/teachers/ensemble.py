@@ -29,7 +29,8 @@ class TeacherEnsemble(nn.Module):
         temperature: τ, above 0; no effect on the mean of logits.
 
     Raises:
-        ValueError: no teachers; weights that are negative, all 0, or not one per teacher; an unknown average.
+        ValueError: no teachers; weights that are negative, all 0, or not one per teacher; an unknown average; in a
+            call, a single logit, whose probability is always 1.
 
     Example:
         >>> sure, unsure = nn.Linear(1, 2, bias=False), nn.Linear(1, 2, bias=False)
@@ -84,6 +85,11 @@ class TeacherEnsemble(nn.Module):
         if self.average == "logits":
             # A class that any teacher masks is masked, except by a teacher of weight 0.
             return torch.where(weights > 0, weights * logits, 0.0).sum(dim=0)
+        if logits.shape[-1] == 1:
+            raise ValueError(
+                "TeacherEnsemble: one logit for each row came, whose softmax is always 1; give average='logits' for "
+                "the mean of outputs."
+            )
         log_p = torch.log_softmax(logits / self.temperature, dim=-1)
         return self.temperature * torch.logsumexp(log_p + weights.log(), dim=0)
 

@@ -8,15 +8,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lightning_losses.data.loading import named
-from lightning_losses.teachers.ensemble import TeacherEnsemble
+from lightning_losses.teachers.ensemble import Average, TeacherEnsemble
 
 Weights = Mapping[str, Tensor]
 
 
 def weight_ensemble(
-    who: str, network: nn.Module, weights: Iterable[Weights], batches: Iterable[Any] | None = None
+    who: str,
+    network: nn.Module,
+    weights: Iterable[Weights],
+    batches: Iterable[Any] | None = None,
+    average: Average = "probabilities",
 ) -> TeacherEnsemble:
-    """Copies of a network at several weights, whose probabilities are averaged; gradients reach its inputs.
+    """Copies of a network at several weights, whose outputs are averaged; gradients reach its inputs.
 
     Args:
         who: the name that errors begin with.
@@ -24,26 +28,29 @@ def weight_ensemble(
         weights: tensors by the network's own names, of parameters and, if there are any, buffers.
         batches: of training, from which BatchNorm's running statistics are computed anew for each copy, in one pass
             each; None keeps what the weights say of them, or the network.
+        average: whether the mean is over "probabilities" or over "logits", as regressions want.
 
     Raises:
-        ValueError: no weights, or some of another network.
+        ValueError: no weights, or some of another network, or no finite numbers; no batch.
     """
     members = [network_with(who, network, sample) for sample in weights]
     if not members:
         raise ValueError(f"{who}: no weights were collected; train on, or begin to collect earlier.")
     if batches is not None:
         held = list(batches)
+        if not held:
+            raise ValueError(f"{who}: batches= came without a batch; give batches of training for BatchNorm.")
         for member in members:
             # Dropout draws in this pass, as it does when the statistics of training are collected.
             update_bn((named(who, batch)["inputs"] for batch in held), member)
-    return TeacherEnsemble(members).eval().requires_grad_(False)
+    return TeacherEnsemble(members, average=average).eval().requires_grad_(False)
 
 
 def network_with(who: str, network: nn.Module, weights: Weights) -> nn.Module:
     """A copy of a network with other weights.
 
     Raises:
-        ValueError: weights of another network.
+        ValueError: weights of another network, or that are no finite numbers.
 
     Example:
         >>> network_with("doc", nn.Linear(1, 1, bias=False), {"weight": torch.tensor([[2.0]])})(torch.ones(1, 1)).item()
@@ -53,6 +60,10 @@ def network_with(who: str, network: nn.Module, weights: Weights) -> nn.Module:
     wrong = [name for name, value in weights.items() if name not in own or own[name].shape != value.shape]
     if wrong:
         raise ValueError(f"{who}: {type(network).__name__} has no {wrong[0]} of this shape; give the network trained.")
+    trained = {name for name, _ in network.named_parameters()}
+    broken = [name for name, value in weights.items() if name in trained and not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{who}: {broken[0]} is not finite in the weights collected; lower the learning rate.")
     twin.load_state_dict({name: value.to(own[name]) for name, value in weights.items()}, strict=False)
     return twin.eval()
 

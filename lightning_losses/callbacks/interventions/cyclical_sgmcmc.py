@@ -17,7 +17,7 @@ from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.numerics.counter_random import counter_normals
 from lightning_losses.numerics.settings import Count, NonNegative, Seed, Share
 from lightning_losses.parallel.sharding import local_part, shard_like, whole
-from lightning_losses.teachers.ensemble import TeacherEnsemble
+from lightning_losses.teachers.ensemble import Average, TeacherEnsemble
 from lightning_losses.teachers.weight_samples import submodule, weight_ensemble
 
 
@@ -137,17 +137,20 @@ class CyclicalSGMCMC(DeclaredCallback):
         while self._handles:
             self._handles.pop().remove()
 
-    def ensemble(self, network: nn.Module, batches: Iterable[Any] | None = None) -> TeacherEnsemble:
+    def ensemble(
+        self, network: nn.Module, batches: Iterable[Any] | None = None, *, average: Average = "probabilities"
+    ) -> TeacherEnsemble:
         """Copies of the network at the kept weights, whose probabilities are averaged.
 
         Args:
             network: the part; it stays as it is.
             batches: of training, for BatchNorm's statistics anew; None takes those that were kept with the weights.
+            average: "logits" for the mean of outputs that are no classes, such as a regression's.
 
         Raises:
-            ValueError: no cycle has ended; weights of another network.
+            ValueError: no cycle has ended; weights of another network, or no finite numbers; no batch.
         """
-        return weight_ensemble(self.name, network, self.kept_weights, batches)
+        return weight_ensemble(self.name, network, self.kept_weights, batches, average)
 
     def _done(self, step: int, steps: int) -> float:
         """The share of its cycle that is done before a step."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -64,6 +65,12 @@ class SurrogateGradientNorm(SecondGradient):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.multiplier = torch.tensor(self.weight, dtype=torch.float64)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin with λ, unless a training goes on."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.global_step == 0:
+            self.multiplier = torch.tensor(self.weight, dtype=torch.float64)
 
     def note(self, output: Any) -> int:
         """Count the step's predictions."""

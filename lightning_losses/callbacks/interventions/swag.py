@@ -10,10 +10,11 @@ from torch import nn
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
 from lightning_losses.callbacks.declared import DeclaredCallback, plain_copy
+from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.settings import Count, NonNegative, Seed, Share
 from lightning_losses.optim.gaussian_weights import GaussianWeights
 from lightning_losses.parallel.sharding import whole
-from lightning_losses.teachers.ensemble import TeacherEnsemble
+from lightning_losses.teachers.ensemble import Average, TeacherEnsemble
 from lightning_losses.teachers.weight_samples import has_batch_norm, submodule, weight_ensemble
 
 
@@ -44,8 +45,8 @@ class SWAG(DeclaredCallback):
         >>> swag = SWAG(start=0.5)
         >>> for value in (1.0, 3.0):
         ...     swag.weights.collect({"weight": torch.full((1, 1), value)})
-        >>> swag.ensemble(nn.Linear(1, 1, bias=False), samples=8, scale=0.0)(torch.ones(1, 1))
-        tensor([[0.]])
+        >>> swag.ensemble(nn.Linear(1, 1, bias=False), samples=8, scale=0.0, average="logits")(torch.ones(1, 1))
+        tensor([[2.]])
     """
 
     name = "swag"
@@ -66,6 +67,9 @@ class SWAG(DeclaredCallback):
         submodule(self.name, pl_module, self.part)
         if trainer.max_epochs is None or trainer.max_epochs < 1:
             raise ValueError(f"{self.name}: a training without max_epochs came, which has no last epochs; give one.")
+        if trainer.global_step == 0:
+            # An earlier training's weights are another minimum's.
+            self.weights = GaussianWeights(self.rank)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the epoch's weights, if it is one of the last."""
@@ -83,6 +87,7 @@ class SWAG(DeclaredCallback):
         scale: NonNegative = 1.0,
         seed: Seed = 0,
         batches: Iterable[Any] | None = None,
+        average: Average = "probabilities",
     ) -> TeacherEnsemble:
         """Copies of the network at drawn weights, whose probabilities are averaged.
 
@@ -92,15 +97,19 @@ class SWAG(DeclaredCallback):
             scale: of the deviation from the mean; with 0 all copies have the mean weights (SWA).
             seed: of the draws.
             batches: of training; needed if the network has BatchNorm, whose statistics are those of other weights.
+            average: "logits" for the mean of outputs that are no classes, such as a regression's.
 
         Raises:
-            ValueError: BatchNorm without batches; fewer than two collected weights; weights of another network.
+            ValueError: arguments out of range; BatchNorm without batches, or without one; fewer than two collected
+                weights; weights of another network, or no finite numbers.
         """
+        check_count(self.name, "samples", samples)
+        check_number(self.name, "scale", scale, least=0)
         if batches is None and has_batch_norm(network):
             raise ValueError(f"{self.name}: the network has BatchNorm; give batches= of training for its statistics.")
         generator = torch.Generator().manual_seed(seed)
         drawn = [self.weights.sample(generator, scale) for _ in range(samples)]
-        return weight_ensemble(self.name, network, drawn, batches)
+        return weight_ensemble(self.name, network, drawn, batches, average)
 
     def state_dict(self) -> dict[str, Any]:
         """The collected weights' moments."""

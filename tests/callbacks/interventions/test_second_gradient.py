@@ -259,6 +259,14 @@ def test_a_step_that_is_left_out_counts_no_predictions(tmp_path):
     assert multiplier([LeavesOut()], [*once, *once]) == multiplier([], once) > 0
 
 
+def test_a_second_training_begins_with_the_weight_that_was_given(tmp_path):
+    penalty, ends = SurrogateGradientNorm(weight=0.2, learning_rate=0.1, predictions="logits"), []
+    for _ in range(2):
+        trainer(tmp_path, [penalty]).fit(Tiny(), Rows(batches(2)))
+        ends.append(penalty.multiplier)
+    assert torch.equal(*ends) and ends[0] != 0.2
+
+
 def test_a_small_radius_is_the_gradient_of_the_norm(tmp_path):
     data = [(inputs.double(), target) for inputs, target in batches(1)]
     module = Wide()

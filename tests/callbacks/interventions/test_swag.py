@@ -102,3 +102,48 @@ def test_weights_of_another_network_and_unknown_parts_are_refused(tmp_path):
         swag.ensemble(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="the module's parts are 'network'"):
         train(tmp_path, lambda: [SWAG(part="backbone")])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"samples": 0}, "samples=0 came"),
+        ({"scale": -1.0}, "scale=-1.0 came"),
+        ({"batches": []}, "without a batch"),
+        ({"average": "median"}, "average"),
+    ],
+)
+def test_an_ensemble_of_nothing_is_refused(options, words):
+    swag, network = SWAG(), nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
+    for _ in range(2):
+        swag.weights.collect(dict(network.named_parameters()))
+    with pytest.raises(ValueError, match=words):
+        swag.ensemble(network, **{"batches": batches(1), **options})
+
+
+def test_weights_of_a_training_that_failed_are_refused():
+    swag, network = SWAG(), nn.Linear(5, 4)
+    for factor in (1.0, torch.nan):
+        swag.weights.collect({name: factor * p for name, p in network.named_parameters()})
+    with pytest.raises(ValueError, match="weight is not finite"):
+        swag.ensemble(network)
+
+
+def test_a_regression_has_the_mean_of_outputs():
+    swag, network = SWAG(), nn.Linear(2, 1)
+    for _ in range(2):
+        nn.init.normal_(network.weight)
+        swag.weights.collect(dict(network.named_parameters()))
+    inputs = torch.randn(3, 2)
+    with pytest.raises(ValueError, match="one logit for each row came"):
+        swag.ensemble(network)(inputs)
+    ensemble = swag.ensemble(network, samples=4, average="logits")
+    want = torch.stack([member(inputs) for member in ensemble.members.values()]).mean(dim=0)
+    torch.testing.assert_close(ensemble(inputs), want)
+
+
+def test_a_second_training_begins_anew(tmp_path):
+    swag = SWAG(start=0.0)
+    for _ in range(2):
+        trainer(tmp_path, [swag], max_epochs=3).fit(Tiny(), PerProcess(batches(2)))
+    assert swag.weights.visits == 3
