@@ -1,7 +1,7 @@
 """The contract of an attack: inputs and classes in, attacked inputs out."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import KW_ONLY
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_losses.attacks.attacking import BatchNormMode, attacking
 from lightning_losses.attacks.balls import into_box
-from lightning_losses.attacks.row_generator import Randomness
+from lightning_losses.attacks.row_generator import Randomness, RowGenerator
 from lightning_losses.networks.calls import logits_of
 from lightning_losses.numerics.checks import check_floating, check_tensor
 from lightning_losses.numerics.probabilities import full_precision
@@ -31,7 +31,8 @@ class Attack(Declared):
     the inference mode of Lightning's validation.
 
     Args:
-        bounds: the range of the data, before any normalisation; None where they have none, as signals.
+        bounds: the range of the data, before any normalisation; None where they have none, as signals. Inputs may lie
+            outside by a hundredth of the range, as rounding brings about, and are clipped before they are attacked.
         mean, std: by which the given inputs were normalised, one number or one for each channel (dimension 1), as
             ``(x - mean) / std``; None for inputs in `bounds`. Balls and bounds are those before normalisation.
         batch_norm: see `attacking`.
@@ -50,24 +51,22 @@ class Attack(Declared):
 
     _: KW_ONLY
     bounds: tuple[float, float] | None = (0.0, 1.0)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
     batch_norm: BatchNormMode = "eval"
     ignore_index: int = -100
     seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("bounds", "mean", "std"):
-            # Configurations give lists.
-            values = getattr(self, name)
-            setattr(self, name, None if values is None else tuple(float(value) for value in values))
-        if self.bounds is not None and not (len(self.bounds) == 2 and self.bounds[0] < self.bounds[1]):
-            raise ValueError(f"{self.name}: bounds={self.bounds} came; give the least and the largest number, or None.")
-        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
-            raise ValueError(f"{self.name}: mean={self.mean} came with std={self.std}; give both, of one length.")
-        if not all(value > 0 for value in self.std or ()):
-            raise ValueError(f"{self.name}: std={self.std} came; give numbers above 0.")
+        bounds, mean, std = (self._numbers(name) for name in ("bounds", "mean", "std"))
+        if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
+            raise ValueError(f"{self.name}: bounds={bounds} came; give the least and the largest number, or None.")
+        if (mean is None) != (std is None) or len(mean or ()) != len(std or ()):
+            raise ValueError(f"{self.name}: mean={mean} came with std={std}; give both, of one length.")
+        if not all(value > 0 for value in std or ()):
+            raise ValueError(f"{self.name}: std={std} came; give numbers above 0.")
+        self.bounds, self.mean, self.std = bounds and (bounds[0], bounds[1]), mean, std
 
     def __call__(
         self,
@@ -85,8 +84,8 @@ class Attack(Declared):
             generator: draws random starts, a `RowGenerator` those of each row by itself; None draws the same in every
                 call.
         """
-        self._check(inputs, target)
-        if not len(inputs):
+        self._check(inputs, target, generator)
+        if not inputs.numel():
             return inputs.detach().clone()
         if isinstance(network, nn.Module):
             self.check_module(network)
@@ -95,8 +94,9 @@ class Attack(Declared):
             # Tensors of inference mode can't be part of a graph; their copies can.
             given, kept = inputs.detach().clone(), (target != self.ignore_index).clone()
             clean = self._unnormalised(full_precision(given))
-            self._check_bounds(clean)
-            indices = target.clone().masked_fill(~kept, 0)
+            self._check_bounds(clean[kept])
+            # Labels of images often come as bytes, which don't index.
+            indices = target.long().masked_fill(~kept, 0)
             classes = self._least_classes(indices)
             attacked = self.perturb(
                 lambda x: self._logits(victim, self._normalised(x).to(given.dtype), classes),
@@ -149,17 +149,36 @@ class Attack(Declared):
             )
         return most + 1
 
-    def _check(self, inputs: Any, target: Any) -> None:
+    def _numbers(self, name: str) -> tuple[float, ...] | None:
+        """A setting of one number or several, which configurations give as lists."""
+        values = getattr(self, name)
+        try:
+            return None if values is None else tuple(map(float, values if isinstance(values, Iterable) else [values]))
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.name}: {name}={values!r} came; give numbers.") from None
+
+    def _check(self, inputs: Any, target: Any, generator: Any) -> None:
         check_floating(self.name, "inputs", inputs)
         check_tensor(self.name, "target", target)
-        if target.is_floating_point() or inputs.ndim < 2 or target.shape != inputs.shape[:1]:
+        kind = target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool
+        if kind or inputs.ndim < 2 or target.shape != inputs.shape[:1]:
             raise ValueError(
                 f"{self.name}: inputs of shape {list(inputs.shape)} came with a target of shape {list(target.shape)} "
                 f"and dtype {target.dtype}; give inputs [rows, ...] and a class index for each row."
             )
+        if not isinstance(generator, Randomness | None):
+            raise ValueError(
+                f"{self.name}: generator came as a {type(generator).__name__}; give a torch.Generator, a RowGenerator "
+                "or None."
+            )
+        if isinstance(generator, RowGenerator) and len(generator.keys) != len(inputs):
+            raise ValueError(
+                f"{self.name}: a RowGenerator of {len(generator.keys)} keys came with {len(inputs)} rows; give a key "
+                "for each row."
+            )
 
     def _check_bounds(self, clean: Tensor) -> None:
-        if self.bounds is None:
+        if self.bounds is None or not len(clean):
             return
         (low, high), (least, most) = self.bounds, (float(end) for end in clean.aminmax())
         slack = _ROUNDING * (high - low)

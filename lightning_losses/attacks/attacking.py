@@ -55,9 +55,9 @@ def attacking(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
         in_evaluation(inner),
         _by_batch(inner) if batch_norm == "train" else nullcontext(),
     ):
-        for parameter in trained:
-            parameter.requires_grad_(False)
         try:
+            for parameter in trained:
+                parameter.requires_grad_(False)
             yield inner
         finally:
             for parameter in trained:

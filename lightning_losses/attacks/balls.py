@@ -21,9 +21,9 @@ def ascent_step(gradient: Float[Tensor, "rows ..."], norm: Norm) -> Float[Tensor
     """
     if norm == "l2":
         return _unit(gradient)
-    # The sign of NaN is 0 to torch, which would hide it.
-    tiny = torch.finfo(gradient.dtype).tiny
-    return gradient.clamp(-tiny, tiny).mul_(1 / tiny)
+    # The sign of NaN is 0 to torch, which would hide it. Numbers below the normal ones have a sign too.
+    info = torch.finfo(gradient.dtype)
+    return gradient.div(info.tiny).clamp_(-info.eps, info.eps).div_(info.eps)
 
 
 def into_ball(
@@ -44,8 +44,10 @@ def into_ball(
     if norm == "linf":
         moved.clamp_(-epsilon, epsilon)
     else:
-        length = torch.linalg.vector_norm(moved.flatten(1), dim=1).clamp_(min=torch.finfo(moved.dtype).tiny)
-        moved.mul_(_for_rows((epsilon / length).clamp_(max=1.0), moved))
+        # Squares of numbers as small as physics has them vanish in float32, and so would the ball.
+        length = torch.linalg.vector_norm(moved.flatten(1), dim=1, dtype=torch.float64)
+        within = (epsilon / length.clamp_(min=torch.finfo(moved.dtype).tiny)).clamp_(max=1.0)
+        moved.mul_(_for_rows(within.to(moved.dtype), moved))
     moved.add_(centre)
     return moved if bounds is None else moved.clamp_(*bounds)
 

@@ -1,5 +1,6 @@
 """Carlini and Wagner's attack: the nearest input, by squared distance, that another class is told of."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from lightning_losses.numerics.settings import Count, NonNegative, Positive
 _WITHIN = 1e-6
 # What the constant is multiplied with as long as a row has not been fooled.
 _GROWTH = 10.0
+# What it grows to at most: gradients times it are finite.
+_LARGEST = 1e15
 
 
 class Nearest(NamedTuple):
@@ -80,6 +83,11 @@ class CWL2(Attack):
     search_steps: Count = 1
     early_stop: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bounds is not None and not all(map(math.isfinite, self.bounds)):
+            raise ValueError(f"{self.name}: bounds={self.bounds} came; give two finite numbers, or None.")
+
     def perturb(
         self,
         network: Callable[[Tensor], Float[Tensor, "rows classes"]],
@@ -95,7 +103,7 @@ class CWL2(Attack):
             ended = self._descend(network, clean, target, kept, weight)
             nearest, fooled = nearest.or_nearer(ended), ended.distance < torch.inf
             low, high = torch.where(fooled, low, weight), torch.where(fooled, weight, high)
-            weight = torch.where(high < torch.inf, (low + high) / 2, low * _GROWTH)
+            weight = torch.where(high < torch.inf, (low + high) / 2, low * _GROWTH).clamp(max=max(self.c, _LARGEST))
         broken = (nearest.distance < 0).view(-1, *[1] * (clean.ndim - 1))
         return nearest.attacked.masked_fill(broken, torch.nan)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from lightning_losses.attacks.attack import Attack, gradient_by_inputs
@@ -110,8 +110,11 @@ class GradientAttack(Attack):
             with torch.no_grad():
                 clean_logits = network(clean)
         everywhere = Climbing(torch.arange(len(clean), device=clean.device), clean, clean, target, clean_logits)
-        result, best = clean.clone(), clean.new_full((len(clean),), -torch.inf, dtype=torch.float64)
-        running = kept & ~_fooled(clean_logits, target) if self.stop_when_fooled else kept
+        # Where the best is NaN it stays, so that it is told.
+        broken = clean_logits.isnan().any(dim=-1)
+        result = torch.where(_shaped(broken, clean), torch.nan, clean)
+        best = torch.where(broken, torch.nan, clean.new_full((len(clean),), -torch.inf, dtype=torch.float64))
+        running = kept & ~broken & ~_fooled(clean_logits, target) if self.stop_when_fooled else kept
         for restart in range(self.restarts):
             # For all rows, so that what is drawn does not depend on who is left.
             start = self._into_ball(self.start(clean, generator), clean)
@@ -135,11 +138,11 @@ class GradientAttack(Attack):
             if self.restarts == 1:
                 return result.index_copy(0, climbing.rows, climbing.attacked)
             score = self._score(network, climbing, restart)
-            # NaN is kept, so that it is told.
-            better = ~(score <= best[climbing.rows])
-            shaped = better.view(-1, *[1] * (clean.ndim - 1))
-            result[climbing.rows] = torch.where(shaped, climbing.attacked, result[climbing.rows])
-            best[climbing.rows] = torch.where(better, score, best[climbing.rows])
+            before, broken = best[climbing.rows], score.isnan()
+            better = (score > before) | broken
+            ends = torch.where(_shaped(broken, clean), torch.nan, climbing.attacked)
+            result[climbing.rows] = torch.where(_shaped(better, clean), ends, result[climbing.rows])
+            best[climbing.rows] = torch.where(better, score, before)
             running = running & (best < torch.inf)
         return result
 
@@ -188,14 +191,24 @@ def input_gradient(
     """
     at = logits.detach().double().requires_grad_()
     values = losses(at)
+    if values.shape != logits.shape[:1] or not values.requires_grad:
+        raise ValueError(
+            f"{who}: the loss gave values of shape {list(values.shape)}, "
+            f"{'with' if values.requires_grad else 'without'} gradient, for {len(logits)} rows of logits; give one "
+            "value for each row, which depends on its logits."
+        )
     (above,) = torch.autograd.grad(values.sum(), at)
     above = above / above.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(above.dtype).tiny)
     gradient = gradient_by_inputs(who, logits, inputs, above.to(logits.dtype))
     # Where the network itself makes the NaN, for example by a mask, none may come back from it.
     broken = torch.where(values.detach().isnan(), torch.nan, 0.0).to(gradient.dtype)
-    return gradient + broken.view(-1, *[1] * (gradient.ndim - 1))
+    return gradient + _shaped(broken, gradient)
 
 
 def _fooled(logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
     """Where another class is told; a row with NaN tells none."""
     return (logits.argmax(dim=-1) != target) & ~logits.isnan().any(dim=-1)
+
+
+def _shaped(values: Shaped[Tensor, " rows"], like: Float[Tensor, "rows ..."]) -> Shaped[Tensor, "rows ..."]:
+    return values.view(-1, *[1] * (like.ndim - 1))

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.numerics.checks import check_tensor
 from lightning_losses.numerics.counter_random import row_normals, row_uniforms
 
 
@@ -15,7 +16,10 @@ class RowGenerator:
 
     Args:
         seed: of all numbers, at least 0.
-        keys: [rows] int64, such as positions in a data set; the rows of each draw have these keys.
+        keys: [rows] whole numbers, such as positions in a data set; the rows of each draw have these keys.
+
+    Raises:
+        ValueError: a seed below 0; keys that are no whole numbers of rows.
 
     Example:
         >>> zeros = torch.zeros(2, 3)
@@ -25,6 +29,14 @@ class RowGenerator:
     """
 
     def __init__(self, seed: int, keys: Int[Tensor, " rows"]) -> None:
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"RowGenerator: seed={seed!r} came; give a whole number of at least 0.")
+        check_tensor("RowGenerator", "keys", keys)
+        if keys.ndim != 1 or keys.dtype.is_floating_point or keys.dtype.is_complex or keys.dtype == torch.bool:
+            raise ValueError(
+                f"RowGenerator: keys of shape {list(keys.shape)} and dtype {keys.dtype} came; give a whole number for "
+                "each row."
+            )
         self.seed, self.keys, self.draws = seed, keys, 0
 
     def uniform(self, like: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows ..."]:

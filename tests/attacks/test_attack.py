@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.attacks import CWL2, FGSM, PGD, PMA, attacking
+from lightning_losses.attacks import CWL2, FGSM, PGD, PMA, RowGenerator, attacking
 from lightning_losses.attacks.gradient_attack import GradientAttack
 from tests.attacks.networks import assert_same_state, batch, convolutional, state
 
@@ -88,6 +88,10 @@ def test_a_network_that_fails_is_left_as_it_was():
         PGD(batch_norm="train")(network, inputs, target)
     handle.remove()
     assert_same_state(before, state(network))
+    lazy = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.LazyLinear(4))
+    with pytest.raises(ValueError, match="uninitialized parameter"):
+        PGD()(lazy, inputs, target)
+    assert all(parameter.requires_grad for parameter in lazy.parameters())
 
 
 @each_attack
@@ -202,6 +206,21 @@ def test_what_hides_a_gradient_or_gives_nan_is_said():
                 )
 
 
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("call", range(1, 6))
+def test_nan_of_one_pass_among_those_of_several_starts_is_said(call, stop):
+    network, (inputs, target) = convolutional(), batch()
+    network.eval()
+    target, calls = network(inputs).argmax(1), []
+
+    def fails_once(x):
+        calls.append(0)
+        return network(x) * (torch.nan if len(calls) == call else 1.0)
+
+    with pytest.raises(ValueError, match="hold NaN in 12 of 12 rows"):
+        PGD(epsilon=1e-4, steps=2, restarts=2, stop_when_fooled=stop)(fails_once, inputs, target)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -209,6 +228,8 @@ def test_what_hides_a_gradient_or_gives_nan_is_said():
         ({"norm": "l1"}, "norm='l1' came; choose one of 'linf', 'l2'"),
         ({"bounds": (1.0, 0.0)}, r"bounds=\(1.0, 0.0\) came; give the least and the largest"),
         ({"mean": (0.5,)}, "came with std=None; give both"),
+        ({"mean": 0.5, "std": "wide"}, "std='wide' came; give numbers"),
+        ({"bounds": 1.0}, r"bounds=\(1.0,\) came; give the least and the largest"),
         ({"mean": (0.5,), "std": (0.0,)}, "give numbers above 0"),
         ({"stop_when_fooled": True, "batch_norm": "train"}, "rows that leave change the others"),
         ({"loss": "kl_divergence", "random_start": "none"}, "it has no gradient"),
@@ -222,6 +243,9 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda x, y: (x, y, 0), "generator came as a int; give a torch.Generator"),
+        (lambda x, y: (x, y, RowGenerator(0, torch.arange(3))), "RowGenerator of 3 keys came with 12 rows"),
+        (lambda x, y: (x, y > 1), "dtype torch.bool; give inputs"),
         (lambda x, y: (x * 255, y), "inputs from .* to .* came with bounds"),
         (lambda x, y: (x, y.float()), "dtype torch.float32; give inputs"),
         (lambda x, y: (x, y[:3]), "give inputs"),
@@ -239,6 +263,58 @@ def test_inputs_that_cannot_be_are_refused(change, message):
         PGD()(nn.Identity(), *batch())
     with pytest.raises(ValueError, match="loss='dlr' came with 2 classes"):
         PGD(loss="dlr")(convolutional(classes=2), *batch(classes=2))
+
+
+def test_labels_may_be_bytes_and_one_mean_stands_for_all_channels():
+    network, (inputs, target) = convolutional(), batch()
+    attack = PGD(epsilon=0.05, mean=0.5, std=0.25)
+    expected = PGD(epsilon=0.05, mean=(0.5, 0.5), std=(0.25, 0.25))(network, inputs, target)
+    assert torch.equal(attack(network, inputs, target.to(torch.uint8)), expected)
+    assert PGD()(network, inputs[..., :0], target).shape == (12, 2, 6, 0)
+
+
+def test_ignored_rows_may_hold_anything_and_hide_nothing():
+    network, (inputs, target) = convolutional(), batch()
+    expected = FGSM(epsilon=0.05)(network, inputs, target)
+    target[3] = -100
+    for padding in (torch.nan, -7.0):
+        inputs[3] = padding
+        attacked = FGSM(epsilon=0.05)(network, inputs, target)
+        assert torch.equal(attacked[target >= 0], expected[target >= 0])
+        assert torch.equal(attacked[3].nan_to_num(), inputs[3].nan_to_num())
+        with pytest.raises(ValueError, match="came with bounds"):
+            FGSM(epsilon=0.05)(network, inputs * 255, target)
+
+
+def test_what_is_below_the_normal_numbers_has_a_sign_and_a_ball():
+    network, (inputs, target) = nn.Sequential(nn.Flatten(), nn.Linear(72, 4)), batch()
+    expected = FGSM(epsilon=0.05)(network, inputs, target)
+    network[1].weight.data *= 1e-39
+    network[1].bias.data *= 0
+    attacked = FGSM(epsilon=0.05)(network, inputs, target)
+    assert ((attacked - inputs).abs() >= 0.0499).sum() > 0.7 * inputs.numel()
+    assert ((attacked - inputs).sign() == (expected - inputs).sign()).float().mean() > 0.7
+    inputs = inputs * 1e-22
+    attacked = PGD(epsilon=1e-24, step_size=1e-24, norm="l2", bounds=None)(convolutional(), inputs, target)
+    assert 0.99e-24 < farthest(attacked.double(), inputs.double(), "l2") < 1.01e-24
+
+
+class Mean(GradientAttack):
+    """Climbs what is no value for each row."""
+
+    def losses(self, logits, climbing, step, restart):
+        return nn.functional.cross_entropy(logits, climbing.target)
+
+    def step_length(self, step):
+        return 0.1
+
+    def start(self, clean, generator):
+        return clean
+
+
+def test_a_loss_of_ones_own_must_have_a_value_for_each_row():
+    with pytest.raises(ValueError, match=r"the loss gave values of shape \[\], with gradient, for 12 rows"):
+        Mean(restarts=2)(convolutional(), *batch())
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])

@@ -34,6 +34,19 @@ def test_a_row_depends_on_its_key_and_the_seed_alone():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, KEYS), "seed=-1 came"),
+        ((0, [1, 2]), "keys came as a list"),
+        ((0, KEYS.float()), "dtype torch.float32 came; give a whole number for each row"),
+    ],
+)
+def test_keys_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RowGenerator(*arguments)
+
+
+@pytest.mark.parametrize(
     "attack",
     [
         PGD(epsilon=0.3, step_size=0.1, steps=2, bounds=None),
