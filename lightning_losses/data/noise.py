@@ -35,6 +35,13 @@ class GaussianNoise(Declared, L.LightningDataModule):
     seed: Seed = 0
     batch_size: Count = 256
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.input_shape, Sequence):
+            raise ValueError(
+                f"{self.name}: input_shape={self.input_shape!r} came; give whole numbers such as [1, 8, 8]."
+            )
+
     def drawn(self) -> Float[Tensor, "rows ..."]:
         """The noise, the same for the same seed."""
         return torch.randn(self.rows, *self.input_shape, generator=torch.Generator().manual_seed(self.seed))

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "NGAMEClusters": "tests/callbacks/companions/test_ngame_clusters.py",
     "SWAG": "tests/callbacks/interventions/test_swag.py",
     "SurrogateGradientNorm": "tests/callbacks/interventions/test_second_gradient.py",
+    "TestTimeAdaptation": "tests/callbacks/interventions/test_test_time_adaptation.py",
 }
 
 
