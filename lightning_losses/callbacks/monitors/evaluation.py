@@ -99,7 +99,7 @@ class EvaluationMonitor(Monitor):
             for batch in loader or []:
                 inputs, target = with_target(*inputs_and_target(self.name, batch), *ignored)
                 if len(target):
-                    module(inputs.to(device))
+                    module(module.trainer.precision_plugin.convert_input(inputs.to(device)))
                     pooled = {layer: channel_means(output.detach()) for layer, output in tap.latest().items()}
                     yield LayerRows(pooled, class_indices(target).to(device))
 

@@ -12,12 +12,14 @@ class Calling(Tiny):
         return self.network(inputs)
 
 
-def accuracies(folder, apart, **options):
+def accuracies(folder, apart, precision="32-true", **options):
     random = torch.Generator().manual_seed(0)
     target = torch.arange(80) % 4
     data = TensorDataset(torch.randn(80, 5, generator=random) + apart * torch.eye(5)[target], target % 3)
     watching = FewShotEvaluation("network.0", **{"ways": 3, "queries": 8, "episodes": 20, **options})
-    fitter = trainer(folder, [watching], limit_val_batches=1.0, num_sanity_val_steps=0, max_epochs=2)
+    fitter = trainer(
+        folder, [watching], limit_val_batches=1.0, num_sanity_val_steps=0, max_epochs=2, precision=precision
+    )
     module = Calling(lambda parameters: torch.optim.SGD(parameters, lr=0.0))
     fitter.fit(module, DataLoader(data, 20), DataLoader(data, 20))
     (first, second), (own, other) = watching.values["accuracy"], watching.values["transductive_accuracy"]
@@ -39,6 +41,11 @@ def test_the_method_and_the_shots_are_those_that_are_given(tmp_path):
     many = accuracies(tmp_path, 1.5, shots=5)
     assert many[0] > few[0] and many[1] > few[1]
     assert accuracies(tmp_path, 1.5, method=LaplacianKMeans(0.0))[1] != few[1]
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_inputs_come_in_the_precision_of_the_run(tmp_path, precision):
+    assert accuracies(tmp_path, 4.0, precision) == pytest.approx(accuracies(tmp_path, 4.0), abs=0.05)
 
 
 def test_too_few_samples_are_refused(tmp_path):
