@@ -71,7 +71,7 @@ def outputs_of(network: nn.Module, inputs: Any, layers: Sequence[str] = (), who:
     """
     # A compiled network runs as it was compiled, without the hooks.
     plain = getattr(network, "_orig_mod", network)
-    with FeatureTap(plain, layers, who) as tap:
+    with FeatureTap(plain, layers, who, copies=True) as tap:
         logits = logits_of(f"{who}: {type(plain).__name__}", call(plain, inputs))
         activations = tap.latest()
     if logits.ndim != 2 or logits.shape[1] < 2:

@@ -19,6 +19,8 @@ class FeatureTap:
         network: the network to tap; its forward pass is unchanged.
         layers: names as in `network.named_modules()`.
         who: the name that errors begin with.
+        copies: whether outputs are copied, which a later layer that works in place can't change; at the price of their
+            memory.
 
     Attributes:
         features: the latest outputs, by layer.
@@ -35,7 +37,9 @@ class FeatureTap:
         torch.Size([2, 8])
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str], who: str = "FeatureTap") -> None:
+    def __init__(
+        self, network: nn.Module, layers: Sequence[str], who: str = "FeatureTap", *, copies: bool = False
+    ) -> None:
         # The layers' names are those of the network inside the compiled one.
         modules = dict(getattr(network, "_orig_mod", network).named_modules())
         if missing := [layer for layer in layers if layer not in modules]:
@@ -43,7 +47,7 @@ class FeatureTap:
                 f"{who}: {missing} came, but {type(network).__name__} has no such layers; its layers "
                 f"are {', '.join(name for name in modules if name)}."
             )
-        self.who = who
+        self.who, self.copies = who, copies
         self.features: dict[str, Tensor] = _Outputs()
         self._modules = {layer: modules[layer] for layer in layers}
         self._handles: list[RemovableHandle] = []
@@ -78,7 +82,8 @@ class FeatureTap:
         """Add the hooks, if they are not there yet."""
         if not self._handles:
             self._handles = [
-                module.register_forward_hook(_Keep(self.features, layer)) for layer, module in self._modules.items()
+                module.register_forward_hook(_Keep(self.features, layer, self.copies))
+                for layer, module in self._modules.items()
             ]
 
     def close(self) -> None:
@@ -104,13 +109,15 @@ class _Outputs(dict[str, Tensor]):
 class _Keep:
     """A hook that can be copied and pickled with the network, unlike a closure."""
 
-    def __init__(self, features: dict[str, Tensor], layer: str) -> None:
+    def __init__(self, features: dict[str, Tensor], layer: str, copies: bool) -> None:
         self.features = features
         self.layer = layer
+        self.copies = copies
 
     def __call__(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
         # Transformer blocks also return attention weights.
-        self.features[self.layer] = output[0] if isinstance(output, tuple | list) else output
+        output = output[0] if isinstance(output, tuple | list) else output
+        self.features[self.layer] = output.clone() if self.copies and isinstance(output, Tensor) else output
 
 
 def is_tap(hook: Any) -> bool:

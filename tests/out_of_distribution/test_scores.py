@@ -167,3 +167,20 @@ def test_a_detector_is_tuned_on_what_data_loaders_give_and_keeps_its_step_where_
 def test_a_detector_takes_no_step_backwards(epsilons):
     with pytest.raises(ValueError, match=r"epsilons=\[.*\] came; .* are not at least 0"):
         MahalanobisDetector(["0"], epsilons=epsilons)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda: KNN("0", k=3),
+        lambda: MahalanobisDetector(["0"]),
+        lambda: MahalanobisDetector(["0"], epsilon=0.01),
+    ],
+    ids=["knn", "mahalanobis", "step"],
+)
+def test_a_layer_is_read_before_the_next_one_works_in_place(score):
+    apart, (inputs, target) = layered(), data()
+    in_place = layered()
+    in_place[1].inplace = True
+    wanted, found = (score().fit(network, [(inputs, target)])(network, inputs) for network in (apart, in_place))
+    torch.testing.assert_close(found, wanted)
