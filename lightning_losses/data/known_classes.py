@@ -29,8 +29,8 @@ class KnownClasses(ImageData):
         batch_size, val_fraction, ...: see `ImageData`.
 
     Raises:
-        ValueError: classes that the source lacks, or fewer than two left; foreign data of other channels, or
-            images beside rows.
+        ValueError: classes that the source lacks, or fewer than two left; further data by the name of one's own foreign
+            sets; foreign data of other channels, or images beside rows.
 
     Example:
         >>> from lightning_losses.data import Digits
@@ -55,6 +55,8 @@ class KnownClasses(ImageData):
                 f"{self.name}: left_out={list(self.left_out)} came for {self.source.name} of {classes} classes; leave "
                 "at least two of them."
             )
+        if taken := {"left out", "noise"} & set(self.foreign):
+            raise ValueError(f"{self.name}: foreign data came by the name {min(taken)!r}, which is taken; rename them.")
         names = tuple(type(self.source).class_names) if hasattr(type(self.source), "class_names") else ()
         self._names = names or tuple(map(str, range(classes)))
         kept = [name for place, name in enumerate(self._names) if place not in gone]

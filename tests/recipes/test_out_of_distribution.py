@@ -48,8 +48,13 @@ def test_every_score_is_measured_on_every_set_and_claims_are_judged(tmp_path):
             "out_of_distribution.scores.mahalanobis: a MahalanobisDetector came that is no score or needs tuning",
         ),
         (["out_of_distribution.claims.0.differences.0.run=energy"], "claims: there is no run 'energy'"),
+        (
+            ["+data.foreign.known={_target_: lightning_losses.data.Digits}"],
+            "data.foreign.known: the report has another",
+        ),
+        (["data.left_out=[]", "data.noise_rows=0", "data.num_classes=10"], "data: no foreign set came"),
     ],
-    ids=["seeds", "score", "tuning", "claim"],
+    ids=["seeds", "score", "tuning", "claim", "name", "no set"],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_trained(overrides, told):
     with pytest.raises(ConfigError, match=told):

@@ -152,13 +152,17 @@ def known_classes(data: Any) -> KnownClasses:
     """The data, if they have foreign sets beside them.
 
     Raises:
-        ConfigError: others.
+        ConfigError: others; no foreign set, or one by a name that the report has for something else.
     """
     if not isinstance(data, KnownClasses):
         raise ConfigError(
             f"out_of_distribution: data of {data.name} came, which have no foreign sets; take data=known_mnist5k, or "
             "others of KnownClasses."
         )
+    if taken := {"known", AVERAGE} & set(data.foreign):
+        raise ConfigError(f"data.foreign.{min(taken)}: the report has another meaning for this name; rename the data.")
+    if not (data.left_out or data.foreign or data.noise_rows):
+        raise ConfigError("data: no foreign set came; leave classes out, or give foreign data or noise_rows.")
     return data
 
 
