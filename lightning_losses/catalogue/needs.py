@@ -482,6 +482,20 @@ NEEDS = (
         ),
     ),
     Need(
+        "shift",
+        "My data change after training, and there are no labels of the new ones",
+        ("test time adaptation", "corruptions", "covariate shift", "tent"),
+        (
+            Answer(
+                "TestTimeAdaptation",
+                "adapts in validation and test: statistics of the batch, TENT, SAR, EATA, DeYO, a robust mean teacher",
+                "lightning-losses train experiment=test_time",
+                "error on corrupted digits from 77.70 ± 7.36 % to 20.80 ± 2.65 %",
+                "robustness.md",
+            ),
+        ),
+    ),
+    Need(
         "no-teacher",
         "I want what distillation gives, without a teacher",
         ("self-distillation", "teacher-free", "born again"),
