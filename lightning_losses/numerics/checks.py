@@ -1,7 +1,7 @@
 """Checks of inputs, and the context in which checks that synchronise with a device run too."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -50,7 +50,25 @@ def check_number(
         bounds += [f"at least {least:g}"] if least is not None else []
         bounds += [f"at most {most:g}"] if most is not None else []
         kind = "a finite number" if number and math.isinf(value) else "a number"
-        raise ValueError(f"{loss}: {name}={value!r} came; give {kind} {' and '.join(bounds)}.")
+        wanted = f"{kind} {' and '.join(bounds)}".rstrip()
+        raise ValueError(f"{loss}: {name}={value!r} came; give {wanted}.")
+
+
+def check_numbers(
+    loss: str,
+    name: str,
+    values: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Raise ``ValueError`` unless `values` is a list of such numbers as `check_number` takes, at least one."""
+    numbers = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(numbers, str) or not isinstance(numbers, Sequence) or not numbers:
+        raise ValueError(f"{loss}: {name}={values!r} came; give a list of numbers, at least one.")
+    for value in numbers:
+        check_number(loss, name, value, above=above, least=least, most=most)
 
 
 def check_temperature(loss: str, temperature: Any) -> None:

@@ -32,6 +32,9 @@ def test_it_is_0_for_equal_samples_and_never_below():
     # In single precision the distances of samples far from 0 would be wrong by 1, which a kernel of 1000 shows.
     far = (1e3 + torch.cat([FEATURES, FEATURES])).float()
     assert MMD(2, [1000.0])(far, torch.arange(22) // 11).abs() < 1e-4
+    # So would those of many features.
+    many = torch.randn(6, 512, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    assert MMD(2)(many, torch.arange(12) // 6).abs() < 1e-5
 
 
 def test_a_translation_changes_nothing_and_a_domain_that_is_not_there_is_left_out():
@@ -46,7 +49,7 @@ def test_unbiased_a_domain_of_one_sample_is_left_out():
     torch.testing.assert_close(value, MMD(2, unbiased=True)(FEATURES[rows[:-1]], DOMAIN[rows[:-1]]))
 
 
-@pytest.mark.parametrize("gammas", [[], [1.0, 0.0]])
+@pytest.mark.parametrize("gammas", [[], [1.0, 0.0], 1.0, "1"])
 def test_kernels_that_are_none_are_refused(gammas):
     with pytest.raises(ValueError, match="^mmd: gammas="):
         MMD(2, gammas)
