@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_losses.data.domain_data import DomainData, DomainImages, spread_over_domains
 from lightning_losses.data.mnist5k import MNIST5k
+from lightning_losses.numerics.checks import check_numbers
 from lightning_losses.numerics.settings import Share
 
 
@@ -53,9 +54,8 @@ class ColouredDigits(DomainData):
     folder: str | Path | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self.name, "disagreement", self.disagreement, least=0, most=1)
         super().__post_init__()
-        if wrong := [share for share in self.disagreement if not 0 <= share <= 1]:
-            raise ValueError(f"{self.name}: disagreement={wrong[0]} came; give shares from 0 to 1.")
 
     @property
     def domain_names(self) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class DomainData(ImageData):
 
     Raises:
         ValueError: a domain that there is not; a number of domains that is not that of the data; a batch size that the
-            domains can't share evenly.
+            domains can't share evenly; a split, or a domain of training, without a sample.
     """
 
     _: KW_ONLY
@@ -82,7 +82,7 @@ class DomainData(ImageData):
     def __post_init__(self) -> None:
         super().__post_init__()
         count = len(self.domain_names)
-        if self.test_domain >= count:
+        if count > 1 and self.test_domain >= count:
             raise ValueError(f"{self.name}: test_domain={self.test_domain} came; give 0 to {count - 1}.")
         if count < 2 or self.num_domains != count - 1:
             raise ValueError(
@@ -118,7 +118,13 @@ class DomainData(ImageData):
         seen = np.flatnonzero(self._domain < self.num_domains)
         order = seen[stratified_order(self._domain[seen] * self.num_classes + target[seen], self.split_seed)]
         val = round(len(order) * self.val_fraction)
-        return Split(np.sort(order[val:]), np.sort(order[:val]), np.flatnonzero(self._domain == self.num_domains))
+        split = Split(np.sort(order[val:]), np.sort(order[:val]), np.flatnonzero(self._domain == self.num_domains))
+        if empty := [part for part, positions in zip(split._fields, split, strict=True) if not len(positions)]:
+            raise ValueError(
+                f"{self.name}: {len(target)} samples of {self.num_domains + 1} domains came with val_fraction="
+                f"{self.val_fraction:g}, which leaves none for {empty[0]}; give more."
+            )
+        return split
 
     def dataset_of(
         self, inputs: Float[Tensor, "samples ..."], target: Int[Tensor, " samples"], positions: NDArray[np.int64]
@@ -128,6 +134,11 @@ class DomainData(ImageData):
 
     def planned(self, batch_size: int, world: int, rank: int) -> BatchPlanSampler:
         """Batches with equally many samples of each domain."""
+        if missing := set(range(self.num_domains)) - set(self.train.domain.tolist()):
+            raise ValueError(
+                f"{self.name}: no training sample of domain {min(missing)} is left of {len(self.train)}; keep more of "
+                "them (train_rows, long_tail)."
+            )
         return DomainBalancedSampler(self.train.domain, batch_size, world, rank, self.seed)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_losses.data.domain_data import DomainData, DomainImages, spread_over_domains
 from lightning_losses.data.mnist1d import MNIST1D
+from lightning_losses.numerics.checks import check_numbers
 from lightning_losses.numerics.settings import Count
 
 
@@ -23,6 +24,10 @@ class MNIST1DDomains(DomainData):
         noises: for each domain the standard deviation of added noise, in units of the data's standard deviation.
         folder: as `MNIST1D` takes it.
         test_domain, num_domains, batch_size, ...: see `DomainData`.
+
+    Raises:
+        ValueError: shifts that are no whole numbers, noises below 0, or not one of each for every domain; see
+            `DomainData`.
 
     Raises:
         ValueError: unlike numbers of shifts, scales and noises.
@@ -52,6 +57,11 @@ class MNIST1DDomains(DomainData):
     folder: str | Path | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self.name, "shifts", self.shifts)
+        check_numbers(self.name, "scales", self.scales)
+        check_numbers(self.name, "noises", self.noises, least=0)
+        if part := [shift for shift in self.shifts if shift != int(shift)]:
+            raise ValueError(f"{self.name}: shifts={part[0]!r} came; give whole numbers of positions.")
         if len({len(self.shifts), len(self.scales), len(self.noises)}) > 1:
             raise ValueError(
                 f"{self.name}: {len(self.shifts)} shifts came with {len(self.scales)} scales and {len(self.noises)} "

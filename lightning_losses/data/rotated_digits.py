@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_losses.data.domain_data import DomainData, DomainImages, spread_over_domains
 from lightning_losses.data.mnist5k import MNIST5k
+from lightning_losses.numerics.checks import check_numbers
 
 
 class RotatedDigits(DomainData):
@@ -25,6 +26,9 @@ class RotatedDigits(DomainData):
         angles: of the domains, in degrees, counter-clockwise; two at least.
         folder: as `MNIST5k` takes it.
         test_domain, num_domains, batch_size, ...: see `DomainData`.
+
+    Raises:
+        ValueError: angles that are no numbers; see `DomainData`.
 
     Source:
         Ghifary, Kleijn, Zhang, Balduzzi, 2015, "Domain Generalization for Object Recognition with Multi-task
@@ -48,6 +52,10 @@ class RotatedDigits(DomainData):
     _: KW_ONLY
     angles: Sequence[float] = (0, 15, 30, 45, 60, 75)
     folder: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self.name, "angles", self.angles)
+        super().__post_init__()
 
     @property
     def domain_names(self) -> tuple[str, ...]:

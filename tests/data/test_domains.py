@@ -89,7 +89,12 @@ def test_sequences_are_moved_domain_by_domain(ready):
         (RotatedDigits, {"angles": [0, 30], "test_domain": 0}, "num_domains=5 came with 2 domains"),
         (RotatedDigits, {"batch_size": 64}, "batch_size=64 came with num_domains=5; give a multiple"),
         (RotatedDigits, {"unseen_classes": 2}, "unseen_classes came; data in domains can't have it."),
-        (ColouredDigits, {"disagreement": [0.1, 0.2, 1.9]}, "disagreement=1.9 came; give shares from 0 to 1."),
+        (ColouredDigits, {"disagreement": [0.1, 0.2, 1.9]}, "disagreement=1.9 came; give a number at least 0 and at"),
+        (ColouredDigits, {"disagreement": 0.1}, "disagreement=0.1 came; give a list of numbers, at least one."),
+        (RotatedDigits, {"angles": [0, float("nan")]}, "angles=nan came; give a number."),
+        (RotatedDigits, {"angles": [0]}, "num_domains=5 came with 1 domains; give two domains or more"),
+        (MNIST1DDomains, {"noises": [0, 0, 0, -1]}, "noises=-1 came; give a number at least 0."),
+        (MNIST1DDomains, {"shifts": [0, 4, 8, 0.5]}, "shifts=0.5 came; give whole numbers of positions."),
         (MNIST1DDomains, {"shifts": [0, 1]}, "2 shifts came with 4 scales and 4 noises"),
     ],
 )
@@ -97,3 +102,24 @@ def test_what_does_not_fit_is_refused(kind, settings, sentence):
     with pytest.raises(ValueError) as refusal:
         kind(**settings)
     assert sentence in str(refusal.value)
+
+
+def test_a_split_or_a_domain_without_a_sample_is_refused(ready):
+    with pytest.raises(
+        ValueError, match=r"^mnist1d_domains: 3 samples of 4 domains came with val_fraction=0\.2, which"
+    ):
+        ready(MNIST1DDomains, rows=3)
+    # Of 11 domains, 10 rows can't hold each.
+    data = ready(
+        MNIST1DDomains,
+        shifts=[*range(12)],
+        scales=[1] * 12,
+        noises=[0] * 12,
+        num_domains=11,
+        batch_size=99,
+        train_rows=10,
+    )
+    with pytest.raises(
+        ValueError, match=r"^mnist1d_domains: no training sample of domain \d+ is left of 10; keep more"
+    ):
+        data.train_dataloader()
