@@ -90,7 +90,7 @@ class Adaptation(Declared):
 
     Raises:
         ValueError: no normalisation layer, and no parameters named instead; patterns that match nothing; a network that
-            is sharded; batches of a single value per channel under "batch".
+            is sharded; weights in float16; batches of a single value per channel under "batch".
 
     Source:
         Statistics of the batch: Nado et al., 2020, "Evaluating Prediction-Time Batch Normalization for Robustness under
@@ -136,6 +136,11 @@ class Adaptation(Declared):
         with ExitStack() as held, with_gradients():
             name, include, exclude = ("test_time", (), ()) if self.method is None else self.method.selection
             self.adapted = held.enter_context(only_learning(name, self.network, include, exclude))
+            if any(parameter.dtype == torch.float16 for parameter in self.adapted.values()):
+                raise ValueError(
+                    f"{name}: weights in float16 came to be adapted, where small gradients and Adam's epsilon vanish; "
+                    "give the network in bfloat16 or float32."
+                )
             changing = [*self.adapted.values(), *self.network.buffers()]
             self._snapshot = [(tensor, tensor.detach().clone()) for tensor in changing]
             held.callback(self._put_back)
@@ -175,7 +180,9 @@ class Adaptation(Declared):
         self._snapshot = [(tensor, tensor.detach().clone()) for tensor, _ in self._snapshot]
 
     def logits(self, *inputs: Any) -> Float[Tensor, "*rows classes"]:
-        """The network's logits of the present batch, or of other inputs in the place of its first ones."""
+        """The network's logits of the present batch, or of inputs from any device in the place of its first ones."""
+        device = next((parameter.device for parameter in self.network.parameters()), None)
+        inputs = tuple(each.to(device) if isinstance(each, Tensor) else each for each in inputs)
         given, named = self.given if not inputs else ((*inputs, *self.given[0][len(inputs) :]), self.given[1])
         return logits_of("test_time: the network", self.network(*given, **named))
 

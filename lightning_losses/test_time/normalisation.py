@@ -57,28 +57,39 @@ def batch_normalisation(
         for layer in layers if statistics != "source" else []:
             prior = source_samples if statistics == "mixed" else 0.0
             if statistics == "batch" and not (shared and world_size() > 1):
-                # Without running statistics torch takes the batch's, by its own fast kernels.
                 held.enter_context(_without_running_statistics(layer))
-                handle = layer.register_forward_pre_hook(_refuse_single_value)
             else:
                 handle = layer.register_forward_pre_hook(partial(_moved_to, prior=prior, shared=shared))
-            held.callback(handle.remove)
+                held.callback(handle.remove)
         yield
 
 
 @contextmanager
 def _without_running_statistics(layer: Any) -> Iterator[None]:
-    before = layer.running_mean, layer.running_var, layer.track_running_stats
-    layer.running_mean, layer.running_var, layer.track_running_stats = None, None, False
+    """Within this context torch takes the batch's statistics, by its own fast kernels, as it finds no running ones.
+
+    They are gone during calls of the layer alone, so that checkpoints, and callbacks that swap weights, find them.
+    """
+    running: list[Tensor] = []
+
+    def hide(layer: Any, given: tuple[Tensor, ...]) -> None:
+        if given[0].numel() == given[0].shape[1]:
+            _refuse(given[0])
+        running.extend((layer.running_mean, layer.running_var))
+        layer.running_mean, layer.running_var = None, None
+
+    def show(layer: Any, given: tuple[Tensor, ...], output: Any) -> None:
+        # An error of another hook comes here before anything is hidden.
+        if running:
+            layer.running_mean, layer.running_var = running
+            running.clear()
+
+    handles = [layer.register_forward_pre_hook(hide), layer.register_forward_hook(show, always_call=True)]
     try:
         yield
     finally:
-        layer.running_mean, layer.running_var, layer.track_running_stats = before
-
-
-def _refuse_single_value(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-    if given[0].numel() == given[0].shape[1]:
-        _refuse(given[0])
+        for handle in handles:
+            handle.remove()
 
 
 def _refuse(inputs: Tensor) -> None:

@@ -128,7 +128,7 @@ class RobustMeanTeacher(TestTimeMethod):
             seeded_view(self.augmentation, sample, self.seed, number, place)
             for place, sample in enumerate(inputs.detach().cpu())
         ]
-        return torch.stack(views).to(inputs)
+        return torch.stack(views).to(inputs) if views else inputs
 
 
 def _of_network(run: Adaptation) -> dict[str, Tensor]:

@@ -356,3 +356,31 @@ def test_plpd_and_what_destroys_shapes():
     covered = occluded(images, 4, 1, 2)
     torch.testing.assert_close(covered[:, :, 1:5, 2:6], images.mean(dim=(2, 3), keepdim=True).expand(3, 2, 4, 4))
     assert torch.equal(covered[:, :, 5:], images[:, :, 5:])
+
+
+def test_a_state_within_the_context_is_whole_and_loads():
+    made = network()
+    keys = made.state_dict().keys()
+    with Adaptation(made, Tent(lr=0.05)):
+        made(BATCHES[0])
+        with pytest.raises(RuntimeError, match="channels"):
+            made(BATCHES[0].expand(-1, 2, -1, -1))
+        state = made.state_dict()
+    assert state.keys() == keys
+    network().load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_empty_batch_has_no_logits(name):
+    assert predictions(network(), METHODS[name], [BATCHES[0][:0]]).shape == (1, 0, 5)
+
+
+def test_source_inputs_come_from_any_device():
+    made = nn.Linear(2, 3, device="meta")
+    with Adaptation(made) as run:
+        assert run.logits(torch.zeros(4, 2)).device == made.weight.device
+
+
+def test_weights_in_which_adam_divides_by_zero_are_refused():
+    with pytest.raises(ValueError, match="tent: weights in float16 came"):
+        Adaptation(network().half(), Tent()).__enter__()

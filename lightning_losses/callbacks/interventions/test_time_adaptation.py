@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, field
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from lightning_losses.callbacks.declared import DeclaredCallback
@@ -20,7 +21,8 @@ class TestTimeAdaptation(DeclaredCallback):
 
     Whenever the step calls the network, it gets the logits of the adapting one, from before that batch's step
     (`Adaptation`), so that what a module measures is how well the network does while it adapts. Afterwards the network
-    is as it was. The step calls the network once for each batch.
+    is as it was. The step calls the network once for each batch. Within ``fit`` it stands before callbacks that put
+    averaged weights in place.
 
     Args:
         method: a `TestTimeMethod`, such as `Tent`; None changes the statistics of batch normalisation alone.
@@ -33,7 +35,8 @@ class TestTimeAdaptation(DeclaredCallback):
         run: the `Adaptation`, while there is one.
 
     Raises:
-        ValueError: an unknown stage; a module without that attribute; what `Adaptation` refuses.
+        ValueError: an unknown stage; a place behind a callback of averaged weights; a module without that attribute;
+            what `Adaptation` refuses.
 
     Example:
         >>> from lightning_losses.test_time import Tent
@@ -63,33 +66,40 @@ class TestTimeAdaptation(DeclaredCallback):
         if isinstance(self.stages, str) or not set(self.stages) <= set(_STAGES):
             raise ValueError(f"{self.name}: stages={self.stages!r} came; give a list of {', '.join(_STAGES)}.")
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin, if this is a stage to adapt in."""
-        self._begin("test", pl_module)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin, if this is a stage to adapt in."""
-        self._begin("validate", pl_module)
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin, if this is a stage to adapt in."""
-        self._begin("predict", pl_module)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse to stand behind a callback that swaps weights, which would take adapted ones for its average."""
+        if stage != "fit" or "validate" not in self.stages:
+            return
+        for callback in trainer.callbacks[: trainer.callbacks.index(self)]:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                raise ValueError(
+                    f"{self.name}: it came behind {type(callback).__name__}, which swaps weights; give this callback "
+                    "before that one."
+                )
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Begin from the snapshot, if another loader's batches begin."""
-        if self.run is not None and self.each_loader and dataloader_idx != self._loader:
-            self.run.reset()
-        self._loader = dataloader_idx
+        """Begin with the first batch, or go back to the snapshot, if another loader's batches begin."""
+        self._batch("test", pl_module, dataloader_idx)
 
-    on_validation_batch_start = on_predict_batch_start = on_test_batch_start
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Begin with the first batch, or go back to the snapshot, if another loader's batches begin."""
+        self._batch("validate", pl_module, dataloader_idx)
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Begin with the first batch, or go back to the snapshot, if another loader's batches begin."""
+        self._batch("predict", pl_module, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the network as it was."""
         self._end()
 
-    on_validation_end = on_predict_end = on_test_end
+    on_validation_epoch_end = on_predict_epoch_end = on_test_epoch_end
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the network as it was."""
@@ -103,9 +113,15 @@ class TestTimeAdaptation(DeclaredCallback):
         """Go on from there when the next adaptation begins."""
         self._restored = state_dict
 
-    def _begin(self, stage: str, module: L.LightningModule) -> None:
-        if stage not in self.stages:
-            return
+    def _batch(self, stage: str, module: L.LightningModule, loader: int) -> None:
+        # Not earlier: other callbacks give the module averaged weights as an epoch begins.
+        if self.run is None and stage in self.stages:
+            self._begin(module)
+        elif self.run is not None and self.each_loader and loader != self._loader:
+            self.run.reset()
+        self._loader = loader
+
+    def _begin(self, module: L.LightningModule) -> None:
         network = getattr(module, self.network, None) if self.network else module
         if not isinstance(network, nn.Module):
             raise ValueError(
@@ -113,9 +129,8 @@ class TestTimeAdaptation(DeclaredCallback):
                 "attribute that holds it, or '' for the module itself."
             )
         settings = {name: getattr(self, name) for name in ("episodic", "statistics", "source_samples", "rank_local")}
-        self._end()
         run = Adaptation(network, self.method, **settings)
-        self.run, self._loader = run.__enter__(), 0
+        self.run = run.__enter__()
         if self._restored:
             run.load_state_dict(self._restored)
             self._restored = {}

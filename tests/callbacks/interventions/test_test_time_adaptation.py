@@ -3,6 +3,7 @@ import copy
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -119,3 +120,16 @@ def test_a_stream_goes_on_from_a_callbacks_state():
     trainer(again, rest).test(made, DataLoader(TensorDataset(INPUTS[40:], TARGET[40:]), batch_size=20), verbose=False)
     assert torch.equal(rest.logits[0], whole.logits[2])
     assert again.state_dict() == {}
+
+
+def test_an_average_of_weights_knows_nothing_of_adaptation():
+    states = []
+    for adapts in (False, True):
+        made, average = module(), EMAWeightAveraging(decay=0.5)
+        callbacks = [TestTimeAdaptation(Tent(lr=0.5), stages=["validate"]), average] if adapts else [average]
+        trainer(*callbacks, max_epochs=2).fit(made, LOADER, LOADER)
+        states.append(made.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    behind = trainer(EMAWeightAveraging(), TestTimeAdaptation(Tent(), stages=["validate"]), max_epochs=1)
+    with pytest.raises(ValueError, match="it came behind EMAWeightAveraging, which swaps weights"):
+        behind.fit(module(), LOADER, LOADER)
