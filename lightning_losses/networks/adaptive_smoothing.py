@@ -93,13 +93,16 @@ class AdaptiveSmoothing(nn.Module):
         check_number(who, "gate_bias", gate_bias)
         check_number(who, "least", least, least=0, most=1)
         check_number(who, "most", most, least=least, most=1)
-        if not isinstance(gate, nn.Module) and math.isnan(gate):
-            raise ValueError(f"{who}: gate={gate} came; give a number, -inf and inf among them, or a module.")
+        try:
+            self.fixed = math.nan if isinstance(gate, nn.Module) else float(gate)
+        except (TypeError, ValueError):
+            self.fixed = math.nan
+        if not isinstance(gate, nn.Module) and math.isnan(self.fixed):
+            raise ValueError(f"{who}: gate={gate!r} came; give a number, -inf and inf among them, or a module.")
         if layers is not None and (isinstance(layers, str) or len(layers) != 2):
             raise ValueError(f"{who}: layers={layers!r} came; give the name of one layer of each classifier.")
         self.accurate, self.robust = accurate.requires_grad_(False), robust.requires_grad_(False)
         self.gate = gate if isinstance(gate, nn.Module) else None
-        self.fixed = math.nan if isinstance(gate, nn.Module) else float(gate)
         self.normalise = nn.BatchNorm1d(1, affine=False, momentum=0.01) if self.gate is not None else None
         self.scales, self.layers = (accurate_scale, robust_scale), layers
         self.gate_scale, self.gate_bias, self.least, self.most = gate_scale, gate_bias, least, most
@@ -127,8 +130,8 @@ class AdaptiveSmoothing(nn.Module):
             gate_score = self._gated(seen or [accurate, robust])
             log_share, log_rest = _log_shares(gate_score)
             if not self.training and (self.least, self.most) != (0.0, 1.0):
-                share = self.least + (self.most - self.least) * log_share.exp()
-                log_share, log_rest = share.log(), (1 - share).log()
+                log_share = _log_within(log_share, self.least, self.most)
+                log_rest = _log_within(log_rest, 1 - self.most, 1 - self.least)
         mixed = _log_sum(accurate + log_rest.unsqueeze(-1), robust + log_share.unsqueeze(-1))
         return Mixture(mixed, gate_score, accurate, robust)
 
@@ -138,7 +141,11 @@ class AdaptiveSmoothing(nn.Module):
 
     def _gated(self, seen: Sequence[Tensor]) -> Float[Tensor, " batch"]:
         assert self.gate is not None and self.normalise is not None
-        scores = full_precision(self.gate(torch.cat([_pooled(one) for one in seen], dim=1)))
+        statistics = self.normalise.running_mean
+        assert statistics is not None
+        # Log-probabilities are in full precision, also where the gate and the statistics are not.
+        parameter = next(self.gate.parameters(), statistics)
+        scores = self.gate(torch.cat([_pooled(one) for one in seen], dim=1).to(parameter.dtype)).to(statistics.dtype)
         if scores.shape not in ((len(seen[0]),), (len(seen[0]), 1)):
             raise ValueError(
                 f"AdaptiveSmoothing: the gate gave shape {list(scores.shape)} for {len(seen[0])} samples; give a "
@@ -146,9 +153,14 @@ class AdaptiveSmoothing(nn.Module):
             )
         scores = scores.reshape(-1, 1)
         if self.training:
+            if len(scores) == 1:
+                raise ValueError(
+                    "AdaptiveSmoothing: one sample came in training, whose gate is normalised by the batch; give at "
+                    "least two, for example by drop_last=True."
+                )
             middle, width = scores.detach().mean(), scores.detach().std()
             scores = scores.clamp(middle - _CLAMP * width, middle + _CLAMP * width)
-        return self.normalise(scores).squeeze(1) * self.gate_scale + self.gate_bias
+        return full_precision(self.normalise(scores)).squeeze(1) * self.gate_scale + self.gate_bias
 
     @contextmanager
     def _seen(self) -> Iterator[list[Tensor]]:
@@ -174,6 +186,12 @@ class AdaptiveSmoothing(nn.Module):
 def _log_shares(gate_score: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
     """``log sigmoid(γ)`` and ``log(1 - sigmoid(γ))``."""
     return nn.functional.logsigmoid(gate_score), nn.functional.logsigmoid(-gate_score)
+
+
+def _log_within(log_share: Float[Tensor, " batch"], least: float, most: float) -> Float[Tensor, " batch"]:
+    """``log(least + (most - least) share)``, with a gradient also where the share rounds to 0 or 1."""
+    at_least, width = (math.log(part) if part > 0 else -math.inf for part in (least, most - least))
+    return _log_sum(torch.full_like(log_share, at_least), log_share + width)
 
 
 def _log_sum(one: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

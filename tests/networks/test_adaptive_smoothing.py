@@ -115,10 +115,32 @@ def test_training_moves_the_gate_towards_the_classifier_with_the_lower_loss():
     assert network.gate.weight.grad.abs().sum() > 0 and right.weight.grad is None
 
 
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_a_gate_that_is_certain_has_a_gradient_at_the_ends_of_its_range(scale):
+    network = mixed(nn.Linear(6, 1), gate_scale=scale, least=0.2).eval()
+    inputs = INPUTS.clone().requires_grad_()
+    parts = network.mixture(inputs)
+    share = (0.2 + 0.8 * parts.gate_score.double().sigmoid()).unsqueeze(1)
+    assert ((share == 1) | (share == 0.2)).all()
+    expected = (1 - share) * parts.accurate.double().exp() + share * parts.robust.double().exp()
+    torch.testing.assert_close(parts.log_probabilities.exp(), expected.float())
+    assert torch.autograd.grad(parts.log_probabilities[:, 0].sum(), inputs)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_it_runs_in_half_precision(training):
+    network = mixed(nn.Linear(6, 1)).to(torch.bfloat16).train(training)
+    parts = network.mixture(INPUTS.to(torch.bfloat16))
+    assert parts.gate_score.dtype == parts.log_probabilities.dtype == torch.float32
+    torch.testing.assert_close(parts.log_probabilities.exp().sum(dim=1), torch.ones(6))
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
         (lambda: mixed(math.nan), "AdaptiveSmoothing: gate=nan came"),
+        (lambda: mixed(None), "AdaptiveSmoothing: gate=None came"),
+        (lambda: mixed(nn.Linear(6, 1))(INPUTS[:1]), "AdaptiveSmoothing: one sample came in training"),
         (lambda: mixed(0.0, least=0.5, most=0.2), "AdaptiveSmoothing: most=0.2 came"),
         (lambda: mixed(0.0, layers="0"), "AdaptiveSmoothing: layers='0' came"),
         (lambda: mixed(nn.Linear(8, 1), layers=["0", "9"])(INPUTS), "AdaptiveSmoothing: layers names '9'"),
@@ -130,7 +152,7 @@ def test_training_moves_the_gate_towards_the_classifier_with_the_lower_loss():
             "AdaptiveSmoothingClassifier: network=AdaptiveSmoothing came; give an",
         ),
     ],
-    ids=["number", "range", "layers", "layer", "gate", "untrained"],
+    ids=["number", "nothing", "one sample", "range", "layers", "layer", "gate", "untrained"],
 )
 def test_what_does_not_fit_is_refused(make, told):
     with pytest.raises(ValueError, match=f"^{told}"):
