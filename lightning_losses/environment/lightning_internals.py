@@ -69,6 +69,13 @@ def step_progress(trainer: "L.Trainer") -> Any:
     return trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
 
+def batch_number(trainer: "L.Trainer") -> int:
+    """The number of the batch in the loop that runs, of training, validation or test; 0 where none runs."""
+    loop = trainer._active_loop
+    progress = getattr(getattr(loop, "epoch_loop", loop), "batch_progress", None)
+    return max(progress.current.ready - 1, 0) if progress is not None else 0
+
+
 def takes_step(trainer: "L.Trainer") -> bool:
     """Whether the optimizer steps after the batch that is under way: Lightning alone knows the epoch's last window."""
     return not trainer.fit_loop._should_accumulate()

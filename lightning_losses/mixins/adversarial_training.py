@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_losses.attacks.attack import Attack
 from lightning_losses.attacks.for_data import for_data
 from lightning_losses.attacks.row_generator import Randomness, RowGenerator
-from lightning_losses.environment.lightning_internals import attached_trainer
+from lightning_losses.environment.lightning_internals import attached_trainer, batch_number
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.rows import class_indices, labelled_rows
 from lightning_losses.objective.ignored_targets import ignored_targets
@@ -115,7 +115,7 @@ class AdversarialTrainingMixin(ObjectiveMixin):
         """
         assert self.attack is not None
         trainer = attached_trainer(self)
-        epoch, batch = (trainer.current_epoch, trainer.fit_loop.batch_idx) if trainer is not None else (0, 0)
+        epoch, batch = (trainer.current_epoch, batch_number(trainer)) if trainer is not None else (0, 0)
         place = (epoch,) if index is not None else (epoch, batch, group_rank())
         seed = int(np.random.SeedSequence([self.attack.seed, *place]).generate_state(1)[0])
         return torch.Generator(inputs.device).manual_seed(seed) if index is None else RowGenerator(seed, index)

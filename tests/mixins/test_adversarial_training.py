@@ -140,6 +140,27 @@ def test_accumulated_batches_have_the_gradient_of_one():
     torch.testing.assert_close(gradient(5, 3), gradient(12, 1))
 
 
+def test_validation_attacks_too_and_each_batch_from_its_own_start():
+    seen = []
+
+    class Validated(AdversarialClassifier):
+        def validation_step(self, batch, batch_idx):
+            attacked = self.attacked_inputs(batch)
+            seen.append(attacked - batch["inputs"])
+            return self.apply_objective(logits=self(batch["inputs"]), **batch)
+
+        test_step = validation_step
+
+    attack = PGD(epsilon=0.1, step_size=0.0, steps=1, bounds=None)
+    one = Validated(attack, network=network(), objective=plain(), num_classes=3)
+    data = DataLoader([{"inputs": x, "target": y} for x, y in zip(INPUTS, TARGET, strict=True)], batch_size=4)
+    trainer(num_sanity_val_steps=2, max_epochs=1).fit(one, data, data)
+    assert len({tuple(noise.flatten().tolist()) for noise in seen[2:]}) == 3
+    seen.clear()
+    trainer().test(one, data, verbose=False)
+    assert len({tuple(noise.flatten().tolist()) for noise in seen}) == 3
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "32-true"])
 def test_every_precision_trains(precision):
     one = module(Objective({"trades": TRADES()}), PGD(epsilon=0.1, steps=2, loss="kl_divergence"))
