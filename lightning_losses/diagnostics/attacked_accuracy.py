@@ -84,7 +84,10 @@ def attacked_rows(
     right["worst"] = torch.stack(list(right.values())).all(dim=0)
     first = next(iter(attacks.values()))
     for name, other in (surrogates or {}).items():
-        right[f"transfer/{name}"] = told(first(other, inputs, target, start()))
+        # It may be of another precision than the network.
+        parameter = next((one for one in other.parameters() if one.is_floating_point()), inputs)
+        transferred = first(other, inputs.to(parameter.dtype), target, start())
+        right[f"transfer/{name}"] = told(transferred.to(inputs.dtype))
     if random is not None:
         right["random"] = told(random(network, inputs, target, start()))
     return AttackedRows(right, clean)

@@ -83,6 +83,11 @@ class CrossMaxEnsemble(nn.Module):
     def each(self, inputs: Any) -> Float[Tensor, "*rows members classes"]:
         """Every member's logits."""
         logits = [logits_of("CrossMaxEnsemble: a member", call(member, inputs)) for member in self.members]
+        if len(shapes := {tuple(each.shape) for each in logits}) > 1:
+            raise ValueError(
+                f"CrossMaxEnsemble: the members gave logits of shapes {sorted(map(list, shapes))}; give networks with "
+                "the same classes."
+            )
         return torch.stack(logits, dim=-2)
 
     def forward(self, *inputs: Any, **named: Any) -> Float[Tensor, "*rows classes"]:

@@ -52,9 +52,13 @@ def test_the_ensemble_calls_every_member():
     [
         (lambda: crossmax(LOGITS, k=1), "crossmax: k=1 came"),
         (lambda: crossmax(LOGITS, k=5), r"crossmax: logits of shape \[6, 4, 5\] came with k=5; give"),
+        (
+            lambda: CrossMaxEnsemble([nn.Linear(2, 3), nn.Linear(2, 4)], k=2)(torch.zeros(5, 2)),
+            r"CrossMaxEnsemble: the members gave logits of shapes \[\[5, 3\], \[5, 4\]\]; give",
+        ),
         (lambda: CrossMaxEnsemble([nn.Identity()] * 2), "CrossMaxEnsemble: 2 members came with k=3; give at least 3"),
     ],
-    ids=["zeros", "few rows", "few members"],
+    ids=["zeros", "few rows", "other classes", "few members"],
 )
 def test_what_does_not_fit_is_refused(call, told):
     with pytest.raises(ValueError, match=f"^{told}"):

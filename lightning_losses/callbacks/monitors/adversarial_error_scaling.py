@@ -57,9 +57,15 @@ class AdversarialErrorScaling(AttackMonitor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.epsilons) < 2 or not all(0 < epsilon < math.inf for epsilon in self.epsilons):
+        if not isinstance(self.attack, GradientAttack):
             raise ValueError(
-                f"{self.name}: epsilons={list(self.epsilons)} came; give at least two numbers above 0, such as "
+                f"{self.name}: attack={type(self.attack).__name__} came, which has no ball; give FGSM, PGD or PMA."
+            )
+        epsilons = list(self.epsilons) if isinstance(self.epsilons, Sequence) else [self.epsilons]
+        numbers = all(isinstance(epsilon, int | float) and 0 < epsilon < math.inf for epsilon in epsilons)
+        if not numbers or len(epsilons) < 2 or len({f"{epsilon:g}" for epsilon in epsilons}) < len(epsilons):
+            raise ValueError(
+                f"{self.name}: epsilons={epsilons} came; give at least two different numbers above 0, such as "
                 "[0.01, 0.02, 0.04]."
             )
 

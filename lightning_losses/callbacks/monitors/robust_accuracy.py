@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import field
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -15,7 +16,7 @@ from lightning_losses.callbacks.monitors.attack_monitor import AttackMonitor, Su
 from lightning_losses.diagnostics.attacked_accuracy import attacked_rows, masked_gradient, random_draws
 from lightning_losses.metrics.tail_accuracy import tail_accuracy
 from lightning_losses.networks.calls import in_evaluation
-from lightning_losses.numerics.settings import Share, Whole
+from lightning_losses.numerics.settings import Bound, Share, Whole
 from lightning_losses.plots.grokking import fraction_curves
 from lightning_losses.plots.style import Figure
 
@@ -60,17 +61,23 @@ class RobustAccuracy(AttackMonitor):
     attacks: Mapping[str, Attack]
     surrogates: Mapping[str, nn.Module] = field(default_factory=dict)
     draws: Whole = 5
-    tail: Share = 0.3
+    tail: Annotated[float, Bound(above=0, most=1)] = 0.3
     tolerance: Share = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.attacks or not all(isinstance(attack, Attack) for attack in self.attacks.values()):
+        if not _named(self.attacks, Attack) or not self.attacks:
             raise ValueError(
-                f"{self.name}: attacks={dict(self.attacks or {})} came; give at least one attack by name, such as "
+                f"{self.name}: attacks={self.attacks!r} came; give at least one attack by name, such as "
                 "{'pgd': PGD(steps=20)}."
             )
-        if taken := {"clean", "worst", "random", "samples", self._tail_name} & set(self.attacks):
+        if not _named(self.surrogates, nn.Module):
+            raise ValueError(
+                f"{self.name}: surrogates={type(self.surrogates).__name__} came; give networks by name, such as "
+                "{'plain': network}."
+            )
+        transfers = {f"transfer/{name}" for name in self.surrogates}
+        if taken := {*transfers, "clean", "worst", "random", "samples", self._tail_name} & set(self.attacks):
             raise ValueError(f"{self.name}: an attack is called {sorted(taken)[0]!r}, as another number is; rename it.")
 
     @property
@@ -108,3 +115,7 @@ class RobustAccuracy(AttackMonitor):
     def figure(self) -> Figure:
         """The accuracies over steps."""
         return fraction_curves(self.curves(), ylabel="accuracy (%)", highlight="worst")
+
+
+def _named(given: Any, kind: type) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(one, kind) for one in given.values())

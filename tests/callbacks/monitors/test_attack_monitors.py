@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_losses.attacks import FGSM, PGD
+from lightning_losses.attacks import CWL2, FGSM, PGD
 from lightning_losses.callbacks import AdversarialErrorScaling, RobustAccuracy
 from lightning_losses.callbacks.monitors.adversarial_error_scaling import power_law_exponent
 from lightning_losses.diagnostics.attacked_accuracy import attacked_rows, masked_gradient, random_draws
@@ -80,6 +80,14 @@ def test_test_and_validate_log_it_too(tmp_path, inference_mode):
     (val,) = run.validate(module, loader(), verbose=False)
     assert test.keys() == {name.replace("val/", "test/") for name in val}
     assert test["test/robust_accuracy/worst"] == val["val/robust_accuracy/worst"] < test["test/robust_accuracy/clean"]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_surrogate_keeps_its_own_precision(tmp_path, precision):
+    surrogate = nn.Linear(5, 3)
+    run = trainer(tmp_path, [RobustAccuracy(ATTACKS, surrogates={"other": surrogate})], precision=precision)
+    (values,) = run.test(Called(), loader(), verbose=False)
+    assert 0 <= values["test/robust_accuracy/transfer/other"] <= 1 and surrogate.weight.dtype == torch.float32
 
 
 def test_it_measures_where_it_is_time_and_the_first_batches(tmp_path):
@@ -184,9 +192,31 @@ def test_the_error_of_a_linear_network_follows_its_margins(tmp_path):
         (lambda: RobustAccuracy({}), "robust_accuracy: attacks={} came; give at least one attack by name"),
         (lambda: RobustAccuracy({"worst": FGSM()}), "robust_accuracy: an attack is called 'worst'"),
         (lambda: AdversarialErrorScaling(FGSM(), [0.1]), r"adversarial_error_scaling: epsilons=\[0.1\] came; give at"),
+        (lambda: RobustAccuracy(FGSM()), "robust_accuracy: attacks=<"),
+        (lambda: RobustAccuracy({"pgd": FGSM()}, {"a": 3}), "robust_accuracy: surrogates=dict came"),
+        (
+            lambda: RobustAccuracy({"transfer/a": FGSM()}, {"a": nn.Identity()}),
+            "robust_accuracy: an attack is called 'transfer/a'",
+        ),
+        (lambda: RobustAccuracy({"pgd": FGSM()}, tail=0), "robust_accuracy: tail=0 came"),
+        (lambda: AdversarialErrorScaling(CWL2(), [0.1, 0.2]), "adversarial_error_scaling: attack=CWL2 came"),
+        (lambda: AdversarialErrorScaling(FGSM(), 0.1), r"adversarial_error_scaling: epsilons=\[0.1\] came"),
+        (lambda: AdversarialErrorScaling(FGSM(), [0.1, 0.1]), r"adversarial_error_scaling: epsilons=\[0.1, 0.1\]"),
         (lambda: attacked_rows(nn.Identity(), INPUTS, TARGET, {}), "attacked_rows: no attacks came"),
     ],
-    ids=["none", "taken", "one radius", "no attacks"],
+    ids=[
+        "none",
+        "taken",
+        "one radius",
+        "no names",
+        "no network",
+        "transfer",
+        "no tail",
+        "no ball",
+        "number",
+        "twice",
+        "no attacks",
+    ],
 )
 def test_what_does_not_fit_is_refused(make, told):
     with pytest.raises(ValueError, match=f"^{told}"):
