@@ -49,6 +49,8 @@ class KnownClasses(ImageData):
     noise_rows: Whole = 1000
 
     def __post_init__(self) -> None:
+        if isinstance(self.left_out, str) or not isinstance(self.left_out, Sequence):
+            raise ValueError(f"{self.name}: left_out={self.left_out!r} came; give a list of classes, empty for none.")
         gone, classes = set(self.left_out), self.source.num_classes
         if not gone <= set(range(classes)) or classes - len(gone) < 2:
             raise ValueError(

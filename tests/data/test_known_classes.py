@@ -66,9 +66,10 @@ def test_images_become_larger_by_interpolation_and_smaller_by_means():
         ({"left_out": [0, 1, 2]}, "leave at least two"),
         ({"num_classes": 4}, "num_classes=4 came; it has 3 classes"),
         ({"foreign": {"digits": Digits()}}, r"digits: inputs of shape \[1, 8, 8\] came beside \[1, 9\]"),
+        ({"left_out": 1}, "left_out=1 came; give a list of classes"),
         ({"foreign": {"noise": Digits()}}, "foreign data came by the name 'noise', which is taken; rename them"),
     ],
-    ids=["unknown", "too few", "number", "images", "name"],
+    ids=["unknown", "too few", "number", "images", "no list", "name"],
 )
 def test_what_does_not_fit_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
