@@ -1,6 +1,6 @@
 """Watches how well scores tell the evaluated data from foreign data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, field
 from typing import Any
 
@@ -72,6 +72,18 @@ class OutOfDistribution(DeclaredCallback):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for part, given in (("scores", self.scores), ("foreign", self.foreign)):
+            if not isinstance(given, Mapping):
+                raise ValueError(f"{self.name}: {part} came as a {type(given).__name__}; give a mapping, by name.")
+        for name, score in self.scores.items():
+            if not isinstance(score, OutOfDistributionScore):
+                raise ValueError(f"{self.name}: scores.{name} is a {type(score).__name__}; give a score, as MSP().")
+        if self.held_out is not None and not (isinstance(self.held_out, Sequence) and len(self.held_out) == 2):
+            raise ValueError(
+                f"{self.name}: held_out came as a {type(self.held_out).__name__}; give a pair, of known and foreign."
+            )
+        if isinstance(self.train, L.LightningDataModule):
+            raise ValueError(f"{self.name}: train came as a data module; give its training loader or data set.")
         if not self.scores or not self.foreign:
             raise ValueError(
                 f"{self.name}: {len(self.scores)} scores and {len(self.foreign)} foreign sets came; give at least one "
@@ -170,6 +182,8 @@ def _loader_of(data: Any) -> Any:
         data.prepare_data()
         data.setup("test")
         return loaders_of(data.test_dataloader())[0]
+    if isinstance(data, Mapping):
+        raise ValueError(f"out_of_distribution: several loaders came at once, {', '.join(data)}; give one, as train=.")
     return data if hasattr(data, "collate_fn") else DataLoader(data, 256)
 
 

@@ -183,11 +183,16 @@ def test_a_detector_is_tuned_on_held_out_data(tmp_path):
     ("options", "words"),
     [
         ({"scores": {}}, "0 scores and 1 foreign sets came"),
+        ({"scores": [Energy()]}, "scores came as a list; give a mapping, by name"),
+        ({"scores": {"energy": Energy}}, "scores.energy is a type; give a score"),
+        ({"held_out": VAL}, "held_out came as a TensorDataset; give a pair"),
+        ({"train": Data()}, "train came as a data module; give its training loader"),
+        ({"train": {"one": TRAIN, "two": TRAIN}}, "several loaders came at once, one, two; give one"),
         ({"scores": {"knn": KNN("body")}}, r"knn reads \['body'\], which the module lacks; its layers are network,"),
         ({"dataloader_idx": 2}, "dataloader_idx=2 came; the val data have 1 loaders"),
         ({}, "scores are to be fitted, and there are no training data; give train"),
     ],
-    ids=["none", "layer", "loader", "train"],
+    ids=["none", "list", "class", "no pair", "module", "loaders", "layer", "loader", "train"],
 )
 def test_what_can_not_be_measured_is_refused(tmp_path, options, words):
     with pytest.raises(ValueError, match=words):
