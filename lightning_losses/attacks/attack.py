@@ -158,6 +158,10 @@ class Attack(Declared):
             raise ValueError(f"{self.name}: {name}={values!r} came; give numbers.") from None
 
     def _check(self, inputs: Any, target: Any, generator: Any) -> None:
+        if isinstance(inputs, Tensor) and not inputs.is_floating_point():
+            raise ValueError(
+                f"{self.name}: inputs has dtype {inputs.dtype}; give floating-point inputs, such as images over 255."
+            )
         check_floating(self.name, "inputs", inputs)
         check_tensor(self.name, "target", target)
         kind = target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool

@@ -24,8 +24,8 @@ def attacking(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
     by themselves when they are given a module; enter it where you give them a function that calls one.
 
     Args:
-        network: any module. Of DistributedDataParallel the module within is used, so that its hooks don't wait for
-            gradients of parameters.
+        network: any module. Of DistributedDataParallel the module within is used, and where a module holds one, as
+            Fabric's do, it neither waits for gradients of parameters nor shares buffers.
         batch_norm: "eval" normalises by the running statistics; "train" by those of the attacked batch, which depends
             on all its rows. Running statistics never change. Dropout is off in both.
 
@@ -53,6 +53,7 @@ def attacking(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
         torch.inference_mode(False),
         torch.enable_grad(),
         in_evaluation(inner),
+        _alone(inner),
         _by_batch(inner) if batch_norm == "train" else nullcontext(),
     ):
         try:
@@ -62,6 +63,20 @@ def attacking(network: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def _alone(network: nn.Module) -> Iterator[None]:
+    """Let what DistributedDataParallel wraps within a network run on this process by itself."""
+    wrapped = [part for part in network.modules() if isinstance(part, DistributedDataParallel)]
+    before = [(part.require_backward_grad_sync, part.require_forward_param_sync) for part in wrapped]
+    for part in wrapped:
+        part.require_backward_grad_sync = part.require_forward_param_sync = False
+    try:
+        yield
+    finally:
+        for part, (backward, forward) in zip(wrapped, before, strict=True):
+            part.require_backward_grad_sync, part.require_forward_param_sync = backward, forward
 
 
 @contextmanager

@@ -251,7 +251,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
         (lambda x, y: (x, y[:3]), "give inputs"),
         (lambda x, y: (x, y + 4), "for 12 rows and a target up to 7; give one that returns .* at least 8"),
         (lambda x, y: (x, y - 9), "target holds -[6-9], which is no class; give -100"),
-        (lambda x, y: (x.long(), y), "inputs has dtype torch.int64"),
+        (lambda x, y: (x.long(), y), "inputs has dtype torch.int64; give floating-point inputs"),
     ],
 )
 def test_inputs_that_cannot_be_are_refused(change, message):

@@ -46,7 +46,8 @@ def beneath_ddp():
             before = state(network)
             torch.testing.assert_close(ATTACK(wrapped, inputs, target), expected, rtol=0, atol=1e-12)
             # Rows leave on one process sooner than on the other.
-            PMA(epsilon=0.1, steps=4 + 3 * dist.get_rank())(wrapped, inputs, target)
+            for given in (wrapped, nn.Sequential(wrapped)):
+                PMA(epsilon=0.1, steps=4 + 3 * dist.get_rank())(given, inputs, target)
             assert_same_state(before, state(network))
         loss.backward()
         return [parameter.grad.clone() for parameter in network.parameters()]
