@@ -65,13 +65,32 @@ def test_every_objective_takes_a_step_and_a_switch_restarts_the_optimizer():
     ("override", "told"),
     [
         ("domains.seeds=[]", "domains: no beds, objectives or seeds came; give at least one of each."),
+        ("domains.seeds=[0,0]", "domains: seeds=[0, 0] came; give each once."),
+        (
+            "domains.beds.coloured.tuned.irm_v1={terms.irm_v1.weight.after: []}",
+            "weight.after': []} came; give one parameter",
+        ),
+        (
+            "+domains.beds.coloured.tuned.irm_v1={terms.irm_v1.weight.at: [0.5]}",
+            "'terms.irm_v1.weight.at': [0.5]} came; give",
+        ),
         ("domains.beds.coloured.left_out=[3]", "domains: left_out=3 came for 3 domains; give 0 to 2."),
         ("+domains.beds.coloured.tuned.irm={terms.irm.weight: [1]}", "domains: irm is tuned, and not among"),
         ("domains.beds.coloured.claims.0.differences.0.run=irm", "claims: there is no run 'irm'"),
     ],
-    ids=["seeds", "domain", "tuned", "claim"],
+    ids=["seeds", "seed twice", "no value", "two parameters", "domain", "tuned", "claim"],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told):
     with pytest.raises(ConfigError) as caught:
         rehearse(composed(*SHORT, override))
     assert told in str(caught.value)
+
+
+def test_a_tuned_parameter_may_be_a_word():
+    name = "domains.beds.coloured.tuned.irm_v1"
+    config = composed(*SHORT, *FEWER, f"~{name}", f"+{name}={{terms.irm_v1.loss.estimator: [full, split]}}")
+    experiment = LeftOutDomains(config)
+    bed = experiment.beds()["coloured"]
+    jobs = [job for job in experiment.jobs(bed) if (job.objective, job.left_out) == ("irm_v1", 0)]
+    names = [experiment.training("coloured", bed, job).name for job in jobs]
+    assert names == [f"coloured-without-0-irm_v1-{word}-0" for word in ("full", "split")]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.resumption import check_resumption
@@ -74,6 +74,8 @@ class LeftOutDomains(Experiment):
         beds = {str(name): node for name, node in self.config.domains.beds.items() if node is not None}
         if not beds or not self.config.domains.seeds or not self.config.domains.objectives:
             raise ConfigError("domains: no beds, objectives or seeds came; give at least one of each.")
+        if len(set(self.config.domains.seeds)) < len(self.config.domains.seeds):
+            raise ConfigError(f"domains: seeds={list(self.config.domains.seeds)} came; give each once.")
         return beds
 
     def jobs(self, bed: DictConfig) -> Iterator[Job]:
@@ -82,6 +84,12 @@ class LeftOutDomains(Experiment):
         left_out = range(count) if bed.left_out is None else bed.left_out
         if unknown := sorted(set(bed.tuned or {}) - set(self.config.domains.objectives)):
             raise ConfigError(f"domains: {unknown[0]} is tuned, and not among domains.objectives.")
+        for name, places in (bed.tuned or {}).items():
+            if places is not None and [bool(values) for values in map(_listing, places.values())] != [True]:
+                raise ConfigError(
+                    f"domains: tuned.{name}={OmegaConf.to_container(places)} came; give one parameter, with a list of "
+                    "its values."
+                )
         for domain in left_out:
             if not 0 <= domain < count:
                 raise ConfigError(f"domains: left_out={domain} came for {count} domains; give 0 to {count - 1}.")
@@ -100,7 +108,7 @@ class LeftOutDomains(Experiment):
             (place,) = bed.tuned[job.objective]
             OmegaConf.update(config.objective, place, job.value, force_add=False)
         module = OmegaConf.create({"module": OmegaConf.to_container(config.modules.student, resolve=True)}).module
-        value = "" if job.value is None else f"-{job.value:g}"
+        value = "" if job.value is None else f"-{_word(job.value)}"
         return training_of(
             config,
             f"{label}-without-{job.left_out}-{job.objective}{value}-{job.seed}",
@@ -241,6 +249,14 @@ def _values(choices: Mapping[int, Choice]) -> dict[str, list[float]]:
     }
 
 
+def _listing(values: Any) -> list[Any]:
+    return list(values) if isinstance(values, ListConfig) else []
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
 def _without(domain: int) -> str:
     return f"accuracy without {domain}"
 
@@ -270,7 +286,7 @@ def _table(values: Values, choices: Choices, names: Mapping[int, str]) -> Table:
         [
             row,
             *(spread(seed_interval(numbers[column]), metric) for column, metric in metrics),
-            ", ".join("" if one.value is None else f"{one.value:g}" for one in choices[row].values()).strip(", "),
+            ", ".join("" if one.value is None else _word(one.value) for one in choices[row].values()).strip(", "),
         ]
         for row, numbers in values.items()
     ]
