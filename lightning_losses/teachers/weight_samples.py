@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -40,9 +41,15 @@ def weight_ensemble(
         held = list(batches)
         if not held:
             raise ValueError(f"{who}: batches= came without a batch; give batches of training for BatchNorm.")
+        on_device = {weight.device for weight in network.parameters() if weight.is_cuda}
+        # Dropout draws in these passes, as it does in training; alike for every copy, and none of the run's numbers.
         for member in members:
-            # Dropout draws in this pass, as it does when the statistics of training are collected.
-            update_bn((named(who, batch)["inputs"] for batch in held), member)
+            with torch.random.fork_rng(devices=[*on_device]):
+                # By themselves: torch.manual_seed would begin those of other devices anew, too.
+                torch.default_generator.manual_seed(0)
+                for device in on_device:
+                    torch.cuda.default_generators[device.index].manual_seed(0)
+                update_bn((named(who, batch)["inputs"] for batch in held), member)
     return TeacherEnsemble(members, average=average).eval().requires_grad_(False)
 
 

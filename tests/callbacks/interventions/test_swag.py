@@ -104,6 +104,17 @@ def test_weights_of_another_network_and_unknown_parts_are_refused(tmp_path):
         train(tmp_path, lambda: [SWAG(part="backbone")])
 
 
+def test_renewing_batch_norm_beside_dropout_draws_no_number_of_the_runs():
+    swag, network = SWAG(), nn.Sequential(nn.Dropout(), nn.Linear(5, 4), nn.BatchNorm1d(4))
+    for _ in range(2):
+        swag.weights.collect(dict(network.named_parameters()))
+    before, inputs = torch.get_rng_state(), torch.ones(1, 5)
+    first = swag.ensemble(network, samples=2, batches=batches(2))(inputs)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(1)
+    assert torch.equal(first, swag.ensemble(network, samples=2, batches=batches(2))(inputs))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
