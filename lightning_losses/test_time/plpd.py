@@ -21,6 +21,9 @@ def plpd(
         logits: of the images.
         destroyed_logits: of the same images, destroyed.
 
+    Raises:
+        ValueError: different shapes.
+
     Source:
         Lee, Jung, Lee, Park, Shin, Hwang, Yoon, 2024, "Entropy is not Enough for Test-Time Adaptation: From the
         Perspective of Disentangled Factors", arXiv:2403.07366.
@@ -29,6 +32,11 @@ def plpd(
         >>> plpd(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor([0.7616])
     """
+    if logits.shape != destroyed_logits.shape:
+        raise ValueError(
+            f"plpd: logits of shape {list(logits.shape)} came with those of destroyed images of shape "
+            f"{list(destroyed_logits.shape)}; give both of the same images and classes."
+        )
     p, of_destroyed = (full_precision(each).softmax(dim=-1) for each in (logits, destroyed_logits))
     likeliest = p.argmax(dim=-1, keepdim=True)
     return (p.gather(-1, likeliest) - of_destroyed.gather(-1, likeliest)).squeeze(-1)
@@ -59,7 +67,7 @@ def shuffled_patches(images: Images, pieces: int, generator: torch.Generator) ->
 
 def permuted_pixels(images: Images, generator: torch.Generator) -> Images:
     """Images whose pixels are in another order, the same for the whole batch."""
-    order = torch.randperm(images[0, 0].numel(), generator=generator).to(images.device)
+    order = torch.randperm(images.shape[2:].numel(), generator=generator).to(images.device)
     return images.flatten(2)[..., order].view_as(images)
 
 

@@ -111,3 +111,8 @@ def test_a_stream_of_signals(monkeypatch):
     known = torch.from_numpy(signals.pixels).sort().values
     apart = (raw.flatten(1).unsqueeze(1) - known.flatten(1)).abs().amax(dim=2)
     assert apart.min(dim=1).values.max() < 1e-5
+
+
+def test_each_sample_has_a_position():
+    with pytest.raises(ValueError, match="1 positions came with 2 samples"):
+        corrupted(torch.rand(2, 1, 8, 8), "fog", index=[0])

@@ -384,3 +384,9 @@ def test_source_inputs_come_from_any_device():
 def test_weights_in_which_adam_divides_by_zero_are_refused():
     with pytest.raises(ValueError, match="tent: weights in float16 came"):
         Adaptation(network().half(), Tent()).__enter__()
+
+
+def test_plpd_refuses_logits_of_other_images_and_pixels_of_no_image_have_an_order():
+    with pytest.raises(ValueError, match=r"plpd: logits of shape \[2, 3\] came with .* of shape \[2, 4\]"):
+        plpd(torch.zeros(2, 3), torch.zeros(2, 4))
+    assert predictions(network(), DeYO(destroy="pixel"), [BATCHES[0][:0]]).shape == (1, 0, 5)

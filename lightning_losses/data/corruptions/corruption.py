@@ -104,6 +104,8 @@ def corrupted(
     corruption = Corruption(kind, severity)
     number = list({**IMAGE_CORRUPTIONS, **SIGNAL_CORRUPTIONS}).index(kind)
     positions = range(len(samples)) if index is None else index
+    if len(positions) != len(samples):
+        raise ValueError(f"corruption: {len(positions)} positions came with {len(samples)} samples; give one for each.")
     changed = [
         seeded_view(corruption, sample, seed, number, position)
         for sample, position in zip(samples, positions, strict=True)
