@@ -63,12 +63,19 @@ class AdversarialTrainingMixin(ObjectiveMixin):
     """
 
     attack: Attack | None = None
+    # What was set, and what the attack became by the data module.
+    _told: tuple[Attack | None, Attack | None] = (None, None)
 
     def setup(self, stage: str) -> None:
         """Tell the attack how the data are normalised."""
         super().setup(stage)
-        if self.attack is not None:
-            self.attack = for_data(self.attack, getattr(attached_trainer(self), "datamodule", None))
+        data = getattr(attached_trainer(self), "datamodule", None)
+        if self.attack is not None and data is not None:
+            # One that was told of other data begins from what was set.
+            given, told = self._told
+            given = given if self.attack is told else self.attack
+            self._told = given, for_data(given, data)
+            self.attack = self._told[1]
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add the attacked inputs and their logits, if the objective takes them."""

@@ -29,7 +29,7 @@ USED = {
         "fit_loop.epoch_loop.val_loop.setup_data",
         "fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_ready", "fit_loop.on_advance_end",
         "_signal_connector.received_sigterm", "_signal_connector._original_handlers",
-        "_accelerator_connector.cluster_environment",
+        "_accelerator_connector.cluster_environment", "_active_loop",
     ],
     "logged": [
         "value", "cumulated_batch_size", "has_reset", "is_tensor", "meta.on_epoch", "meta.is_max_reduction",

@@ -170,17 +170,23 @@ def test_every_precision_trains(precision):
 
 def test_the_attack_learns_how_the_data_were_normalised():
     class Data(L.LightningDataModule):
-        input_mean, input_deviation = torch.tensor([0.5]), torch.tensor([0.25])
+        def __init__(self, mean, deviation):
+            super().__init__()
+            self.input_mean, self.input_deviation = torch.tensor([mean]), torch.tensor([deviation])
 
         def train_dataloader(self):
-            data = [{"inputs": (x - 0.5) / 0.25, "target": y} for x, y in zip(INPUTS, TARGET, strict=True)]
+            data = [
+                {"inputs": (x - self.input_mean) / self.input_deviation, "target": y}
+                for x, y in zip(INPUTS, TARGET, strict=True)
+            ]
             return DataLoader(data, batch_size=4)
 
         val_dataloader = train_dataloader
 
     one = module(plain())
-    trainer(max_epochs=1).fit(one, datamodule=Data())
-    assert one.attack.mean == (0.5,) and one.attack.std == (0.25,)
+    for mean, deviation in ((0.5, 0.25), (0.25, 0.125)):
+        trainer(max_epochs=1).fit(one, datamodule=Data(mean, deviation))
+        assert one.attack.mean == (mean,) and one.attack.std == (deviation,)
 
 
 def test_doubly_robust_training_weighs_the_samples_that_attacks_harm_most():
