@@ -3,6 +3,7 @@
 from lightning_losses.mixins.adversarial_training import AdversarialTrainingMixin
 from lightning_losses.mixins.co_teaching import CoTeachingMixin
 from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.mixins.domain_mixup import DomainMixupMixin
 from lightning_losses.mixins.ema_teacher import EMATeacherMixin
 from lightning_losses.mixins.grad_cache import GradCache
 from lightning_losses.mixins.language_head import LanguageHeadMixin
@@ -20,6 +21,7 @@ __all__ = [
     "AdversarialTrainingMixin",
     "CoTeachingMixin",
     "DistillationMixin",
+    "DomainMixupMixin",
     "EMATeacherMixin",
     "GradCache",
     "LanguageHeadMixin",
