@@ -73,7 +73,7 @@ class AdversarialTrainingMixin(ObjectiveMixin):
         if self.attack is not None and data is not None:
             # One that was told of other data begins from what was set.
             given, told = self._told
-            given = given if self.attack is told else self.attack
+            given = given if given is not None and self.attack is told else self.attack
             self._told = given, for_data(given, data)
             self.attack = self._told[1]
 
