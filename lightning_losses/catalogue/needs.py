@@ -631,11 +631,15 @@ NEEDS = (
                 "trades",
                 "cross-entropy, and a weight on how far an attack moves the prediction",
                 "lightning-losses train experiment=adversarial_training objective=trades attack.loss=kl_divergence",
+                "accuracy under attack from 1.48 ± 1.48 to 88.52 ± 2.47 % on MNIST-5k",
+                "robustness.md",
             ),
             Answer(
                 "adversarial_ce",
                 "plain adversarial training: cross-entropy of attacked inputs",
                 "lightning-losses train experiment=adversarial_training objective=adversarial_ce",
+                "accuracy under attack from 1.48 ± 1.48 to 86.48 ± 3.00 % on MNIST-5k",
+                "robustness.md",
             ),
             Answer(
                 "RobustAccuracy",
