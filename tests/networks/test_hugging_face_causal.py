@@ -15,7 +15,7 @@ def test_a_folder_gives_the_network_that_it_holds(tmp_path):
     assert read.training
     tokens = torch.arange(6).reshape(2, 3)
     torch.testing.assert_close(read(tokens).logits, network(tokens).logits)
-    with pytest.raises(ValueError, match=r"context_length=9 came, and the model in .* has 8; give data with no more"):
+    with pytest.raises(ValueError, match=r"context_length=9 came, and the model in .* has 8; give data of no more"):
         hugging_face_causal(folder=tmp_path, context_length=9)
 
 

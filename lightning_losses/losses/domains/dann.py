@@ -29,7 +29,7 @@ class DANN(Loss):
         num_domains: E, at least 1.
         gamma: γ, at least 0, how fast λ rises from 0 to 1.
         hidden: the width of the discriminator's hidden layer, at least 1.
-        feature_dim: D, the width of the features; None takes it from the first batch.
+        feature_dim: D, the width of the features, at least 1; None takes it from the first batch.
         reduction: "mean" over the samples, "sum", or "none".
 
     Shapes:

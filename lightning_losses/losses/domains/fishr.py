@@ -30,7 +30,7 @@ class Fishr(Loss):
     Args:
         num_domains: E, at least 1.
         num_classes: C, at least 2.
-        feature_dim: D, the width of the head's input.
+        feature_dim: D, the width of the head's input, at least 1.
         ema: α, at least 0 and below 1.
         ignore_index: rows with this target are ignored.
 

@@ -21,7 +21,7 @@ class SoftLikelihoodRatio(RowLoss):
 
     Args:
         clip: the largest probability, above 0 and below 1; classes above it have no gradient.
-        epsilon: ε, above 0.
+        epsilon: ε, at least 1e-30.
 
     Shapes:
         logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
