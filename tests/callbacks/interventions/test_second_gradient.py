@@ -291,10 +291,10 @@ def scaled(start=16.0):
 @each
 def test_gradients_are_unscaled_before_the_norm(tmp_path, name):
     got = train(tmp_path, METHODS[name], plugins=[scaled()])
-    # The forward pass in float16 has 11 bits, through six steps of momentum.
-    assert_close(got, train(tmp_path, METHODS[name]), rtol=0.03, atol=0.03)
-    bfloat = train(tmp_path, METHODS[name], precision="bf16-mixed")
-    assert_close(bfloat, train(tmp_path, METHODS[name]), rtol=0.2, atol=0.2)
+    # Forward passes have 11 bits in float16, 8 in bfloat16; the optimizer alone is off by 0.03 or more.
+    want = train(tmp_path, METHODS[name])
+    assert_close(got, want, rtol=2e-3, atol=2e-3)
+    assert_close(train(tmp_path, METHODS[name], precision="bf16-mixed"), want, rtol=0.01, atol=0.01)
 
 
 class Overflows(Tiny):
