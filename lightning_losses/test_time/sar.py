@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.settings import NonNegative, Share
+from lightning_losses.optim.perturbation import norm_of, perturbed, scaled_direction
 from lightning_losses.test_time.adaptation import Adaptation, TestTimeMethod, row_entropy
 
 
@@ -63,7 +64,12 @@ class SAR(TestTimeMethod):
         first, _ = run.gradients(entropy, reliable)
         if first is None:
             return logits
-        second, mean = self._at_the_moved_weights(run, first, reliable, margin)
+        direction = dict(zip(run.adapted, first, strict=True))
+        with perturbed(run.adapted, scaled_direction(direction, self.rho / (norm_of(direction) + 1e-12))):
+            run.changed()
+            moved = row_entropy(run.logits())
+            second, mean = run.gradients(moved, reliable & (moved.detach() < margin))
+        run.changed()
         if second is None:
             return logits
         run.apply(second)
@@ -72,21 +78,3 @@ class SAR(TestTimeMethod):
         if average < self.reset_below:
             run.reset()
         return logits
-
-    def _at_the_moved_weights(
-        self, run: Adaptation, gradients: list[Tensor], reliable: Tensor, margin: float
-    ) -> tuple[list[Tensor] | None, float]:
-        weights = [parameter.detach().clone() for parameter in run.adapted.values()]
-        norm = torch.stack([gradient.float().norm() for gradient in gradients]).norm() + 1e-12
-        with torch.no_grad():
-            for parameter, gradient in zip(run.adapted.values(), gradients, strict=True):
-                parameter.add_(self.rho * gradient / norm)
-        run.changed()
-        try:
-            entropy = row_entropy(run.logits())
-            return run.gradients(entropy, reliable & (entropy.detach() < margin))
-        finally:
-            with torch.no_grad():
-                for parameter, before in zip(run.adapted.values(), weights, strict=True):
-                    parameter.copy_(before)
-            run.changed()
