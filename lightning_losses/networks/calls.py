@@ -98,6 +98,19 @@ def in_evaluation(network: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+def for_graphs(value: Any) -> Any:
+    """A copy of a tensor that was made in inference mode, which no graph can hold; anything else as it is.
+
+    Example:
+        >>> import torch
+        >>> with torch.inference_mode():
+        ...     made = torch.ones(2)
+        >>> for_graphs(made).is_inference()
+        False
+    """
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
 def _parameters(network: nn.Module) -> Mapping[str, inspect.Parameter]:
     """The arguments of a `forward`; empty if they can't be read, for example of compiled code."""
     whole = unwrapped(network)

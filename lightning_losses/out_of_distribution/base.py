@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_losses.networks.calls import for_graphs
 from lightning_losses.numerics.rows import class_indices
 from lightning_losses.numerics.settings import Declared
-from lightning_losses.out_of_distribution.measuring import Outputs, device_of, measuring, outputs_of, own_inputs
+from lightning_losses.out_of_distribution.measuring import Outputs, device_of, measuring, outputs_of
 from lightning_losses.parallel.processes import told_by_any
 
 # Pairs, or mappings of inputs and target.
@@ -123,7 +124,7 @@ def fit_scores(scores: Sequence[OutOfDistributionScore], network: nn.Module, bat
             if not target.numel():
                 continue
             seen = True
-            outputs = outputs_of(network, own_inputs(inputs), layers, learning[0].name)
+            outputs = outputs_of(network, for_graphs(inputs), layers, learning[0].name)
             classes = class_indices(target)
             if classes.shape != outputs.logits.shape[:1]:
                 raise ValueError(
@@ -152,7 +153,7 @@ def scores_of(
             raise ValueError(f"{score.name}: it is not fitted; call fit(network, batches) with training data first.")
     layers = _layers(scores.values())
     with measuring(network):
-        own = own_inputs(inputs)
+        own = for_graphs(inputs)
         outputs = outputs_of(network, own, layers, next(iter(scores.values())).name)
         return {name: score.score(network, own, outputs).detach() for name, score in scores.items()}
 

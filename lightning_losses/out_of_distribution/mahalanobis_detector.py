@@ -15,6 +15,7 @@ from lightning_losses.diagnostics.mahalanobis_score import (
     squared_distances,
     tied_gaussians,
 )
+from lightning_losses.networks.calls import for_graphs
 from lightning_losses.numerics.settings import NonNegative
 from lightning_losses.out_of_distribution.base import OutOfDistributionScore, inputs_of, refuse_not_finite
 from lightning_losses.out_of_distribution.layer_regression import LayerRegression, layer_regression
@@ -23,7 +24,6 @@ from lightning_losses.out_of_distribution.measuring import (
     input_gradients,
     measuring,
     outputs_of,
-    own_inputs,
     signed_step,
 )
 from lightning_losses.parallel.processes import values_of_all
@@ -177,7 +177,7 @@ class MahalanobisDetector(OutOfDistributionScore):
         """The layers' scores of all processes' inputs, on the host."""
         own = [torch.zeros(0, len(self.layers), dtype=torch.float64)]
         with measuring(network):
-            for inputs in (own_inputs(inputs_of(batch)) for batch in batches):
+            for inputs in (for_graphs(inputs_of(batch)) for batch in batches):
                 own.append(
                     self.layer_scores(network, inputs, outputs_of(network, inputs, self.layers, self.name)).cpu()
                 )

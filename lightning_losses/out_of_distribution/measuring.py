@@ -82,11 +82,6 @@ def outputs_of(network: nn.Module, inputs: Any, layers: Sequence[str] = (), who:
     return Outputs(full_precision(logits), activations)
 
 
-def own_inputs(inputs: Any) -> Any:
-    """Inputs that gradients can be taken of: a copy of what was made in inference mode."""
-    return inputs.clone() if isinstance(inputs, Tensor) and inputs.is_inference() else inputs
-
-
 def input_gradients(
     inputs: Float[Tensor, "batch ..."], values: Callable[[Tensor], Sequence[Float[Tensor, " batch"]]], who: str
 ) -> list[Float[Tensor, "batch ..."]]:

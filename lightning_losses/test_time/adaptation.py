@@ -13,14 +13,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_losses.networks.calls import in_evaluation, logits_of
+from lightning_losses.networks.calls import for_graphs, in_evaluation, logits_of
 from lightning_losses.numerics.divergences import entropy
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.settings import Declared, NonNegative, Positive
 from lightning_losses.parallel.processes import total_of_all, world_size
 from lightning_losses.parallel.sharding import is_sharded, refuse_flat_parameters
 from lightning_losses.test_time.normalisation import Statistics, batch_normalisation
-from lightning_losses.test_time.takeover import in_place_of_forward, only_learning, usable, with_gradients
+from lightning_losses.test_time.takeover import in_place_of_forward, only_learning, with_gradients
 
 
 class TestTimeMethod(Declared):
@@ -290,7 +290,7 @@ class Adaptation(Declared):
             if self.episodic and self.method is not None:
                 self._put_back()
                 self._begin()
-            self.given = tuple(map(usable, given)), {name: usable(value) for name, value in named.items()}
+            self.given = tuple(map(for_graphs, given)), {name: for_graphs(value) for name, value in named.items()}
             self._within = True
             try:
                 if self.method is None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.test_time.normalisation import normalisation_parameters
@@ -64,8 +64,3 @@ def with_gradients() -> Iterator[None]:
     """Gradients, also within Lightning's evaluation."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-def usable(value: Any) -> Any:
-    """A tensor of inference mode, which no graph can hold, as a usual one."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
