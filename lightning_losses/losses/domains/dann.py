@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.networks.gradient_reversal import reverse_gradient
-from lightning_losses.numerics.checks import check_embeddings, check_number
+from lightning_losses.numerics.checks import check_embeddings, check_number, debugging
 from lightning_losses.numerics.domains import check_domains
-from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.probabilities import full_precision, known_somewhere
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.settings import Count, NonNegative
 
@@ -39,8 +39,8 @@ class DANN(Loss):
         A scalar, or [B] without reduction.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a progress outside [0, 1]; a domain out of range, on a CPU and
-            under `debug`.
+        ValueError: shapes or dtypes that do not fit; a progress outside [0, 1] or a domain out of range, of tensors
+            on a CPU and under `debug`.
 
     Source:
         Ganin, Ustinova, Ajakan, Germain, Larochelle, Laviolette, Marchand, Lempitsky, 2015, "Domain-Adversarial
@@ -101,6 +101,10 @@ class DANN(Loss):
             [0.0, 0.4621, 0.9999]
         """
         if isinstance(progress, Tensor):
+            # NaN is within no range.
+            wrong = ~((progress >= 0) & (progress <= 1))
+            if known_somewhere(wrong) or (debugging() and bool(wrong.any())):
+                raise ValueError(f"{self._identifier}: progress={progress.item()} came; give a fraction from 0 to 1.")
             return torch.tanh(self.gamma * progress / 2)
         check_number(self._identifier, "progress", progress, least=0, most=1)
         return math.tanh(self.gamma * progress / 2)

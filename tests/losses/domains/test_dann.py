@@ -32,6 +32,8 @@ def test_the_strength_rises_from_0_to_1():
     assert [loss.strength(p) for p in (0.0, 0.2, 1.0)] == pytest.approx(wanted)
     with pytest.raises(ValueError, match="^dann: progress=1.5 came"):
         loss(FEATURES.float(), DOMAIN % 2, progress=1.5)
+    with pytest.raises(ValueError, match="^dann: progress=nan came; give a fraction from 0 to 1"):
+        loss(FEATURES.float(), DOMAIN % 2, progress=torch.tensor(torch.nan))
 
 
 def test_a_reversed_value_is_exact_and_so_is_its_second_derivative():
