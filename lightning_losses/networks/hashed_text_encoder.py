@@ -48,7 +48,9 @@ class HashedTextEncoder(nn.Module):
     def forward(self, inputs: Int[Tensor, "batch time"]) -> Float[Tensor, "batch dim"]:
         """The vectors of texts."""
         weights = self.log_weights[inputs].exp().masked_fill(inputs == 0, 0.0)
-        return F.normalize((weights.unsqueeze(-2) @ self.features(inputs)).squeeze(-2), dim=-1)
+        # The vectors of a text's features are added where they lie: they are not copied together first.
+        vectors = self.features.weight
+        return F.normalize(F.embedding_bag(inputs, vectors, per_sample_weights=weights.to(vectors), mode="sum"), dim=-1)
 
 
 def hashed_features(texts: Sequence[str], *, buckets: int, length: int) -> Int[Tensor, "texts length"]:
