@@ -11,7 +11,7 @@ from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.shown_numbers import shown, spread
 from lightning_losses.experiments.evidence.gates import Gate
-from lightning_losses.experiments.evidence.result_runs import EXPERIMENTS, PICTURES, SEEDS, UNMEASURED
+from lightning_losses.experiments.evidence.result_runs import EXAMPLES, EXPERIMENTS, PICTURES, SEEDS
 from lightning_losses.experiments.evidence.seed_interval import seed_interval
 from lightning_losses.experiments.evidence.verdicts import RULE
 from lightning_losses.experiments.page import Page, Table
@@ -245,7 +245,7 @@ def verdicts(
         untested += [f"{claim} ({settings['source']})" for claim in settings["untested"]]
     for report, _ in measured.values():
         untested += report.untested
-    missing = [*(name for name, report in comparisons.items() if report is None), *UNMEASURED]
+    missing = [name for name, report in comparisons.items() if report is None]
     stale = f"Runs that an earlier version of the code made, from the same settings: {', '.join(old)}."
     return Page(
         title="Results",
@@ -261,11 +261,18 @@ def verdicts(
             stale if old else "",
             "## To be measured" if missing else "",
             "These comparisons have no numbers made by the present rule and code:" if missing else "",
-            "\n".join(f"- `python recipes/compare.py comparison={name}`" for name in missing),
+            _commands(missing),
+            "## Examples",
+            "These train each objective at the settings of its paper or code, with nothing tuned, and are no evidence:",
+            _commands(EXAMPLES),
             "## Not testable here",
             "\n".join(f"- {claim}" for claim in dict.fromkeys(untested)),
         ],
     )  # fmt: skip
+
+
+def _commands(names: Sequence[str]) -> str:
+    return "\n".join(f"- `python recipes/compare.py comparison={name}`" for name in names)
 
 
 def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
