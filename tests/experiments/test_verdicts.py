@@ -134,6 +134,22 @@ def test_differences_are_turned_to_the_claimed_direction_and_corrected():
         Claim("a", "b", (), ("taecher",))
 
 
+@pytest.mark.parametrize(
+    ("metric", "better"), [("recall_at_1", 1), ("mrr", 1), ("parse_rate", 1), ("nll", -1), ("membership_auc", -1)]
+)
+def test_a_margin_is_on_the_worse_side_of_the_metric(metric, better):
+    def verdict(gain):
+        values = {
+            "": {run: {metric: [0.5 + by + one / 1000 for one in SCATTER]} for run, by in (("ce", 0.0), ("kd", gain))}
+        }
+        values[""]["kd"][metric] = [
+            one + change / 1000 for one, change in zip(values[""]["kd"][metric], SCATTER, strict=True)
+        ]
+        return findings([claim("kd", metric, 0.01)], values, {})[0][0].verdict.word
+
+    assert verdict(better * 0.2) == verdict(-better * 0.005) == "reproduced" and verdict(-better * 0.2) == "refuted"
+
+
 def report(values, claims, **further):
     runs = {run: {**metrics, "nll": [1.0] * len(metrics["accuracy"])} for run, metrics in values[""].items()}
     return Comparison(title="t", command="c", settings={"": ""}, runs=dict.fromkeys(runs, ""), baseline="ce",

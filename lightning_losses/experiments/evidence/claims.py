@@ -16,6 +16,20 @@ Values = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 LEVEL = 0.05
 # What a claim may ask for beside a difference; see `Claim`.
 GUARDS = ("teacher", "overconfidence", "control")
+# Words in the names of the numbers of which more is better.
+_MORE_IS_BETTER = (
+    "accuracy", "precision", "recall", "_f1", "mrr", "map_at_r", "parse_rate", "pooled_auc", "auroc", "aupr",
+)  # fmt: skip
+
+
+def more_is_better(metric: str) -> bool:
+    """Whether a larger number of a metric is the better one.
+
+    Example:
+        >>> more_is_better("recall_at_1"), more_is_better("nll")
+        (True, False)
+    """
+    return any(word in metric for word in _MORE_IS_BETTER)
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Difference:
         than: the label of the run that it is compared with.
         metric: what is compared.
         shows: "higher" or "lower", a difference that must show; or a margin that the run must not be worse by, above 0:
-            lower where the metric is accuracy, higher where it is an error.
+            lower where more is better, as of accuracy, higher where less is, as of an error.
         setting: the label of the setting.
 
     Raises:
@@ -52,7 +66,7 @@ class Difference:
 
     def gains(self, values: Values) -> list[float]:
         """The differences, a seed each, above 0 where they are as claimed."""
-        if self.shows == "higher" or (self.is_margin and self.metric.endswith("accuracy")):
+        if self.shows == "higher" or (self.is_margin and more_is_better(self.metric)):
             gains = self.paired(values)
         else:
             gains = [-difference for difference in self.paired(values)]
