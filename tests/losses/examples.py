@@ -1,5 +1,6 @@
 """Example tensors for any loss, made from the glossary names that it asks for."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -49,19 +50,20 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
     """The loss with its defaults and these options, in float64, its own parameters drawn from a fixed seed."""
     required = [
         name
-        for name in constructor_options(loss)
-        if inspect.signature(loss).parameters[name].default is inspect.Parameter.empty and name not in options
+        for name, parameter in parameters(loss).items()
+        if parameter.default is inspect.Parameter.empty and name not in options
     ]
     known = {**ARGUMENTS, "num_classes": classes, "old_classes": (classes + 1) // 2, **counts(classes)}
     if takes(loss, "class_counts") and not takes(loss, "co_occurrence"):
         options = {"class_counts": known["class_counts"], **options}
-    if loss.inputs().keys() & {"features"} and "feature_dim" in inspect.signature(loss).parameters:
+    if loss.inputs().keys() & {"features"} and takes(loss, "feature_dim"):
         options = {"feature_dim": FEATURES, **options}
     if issubclass(loss, PolicyGradientLoss):
         # By default a reference and entropies may come, and are not read.
         options = {"beta": 0.1, "entropy_weight": 0.01, **options}
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        # Of the CPU alone: see the fixture `seed`.
+        torch.default_generator.manual_seed(0)
         built = loss(**{name: known[name] for name in required if name not in options}, **options).double()
         if isinstance(built, NDLoss):  # without class means it teaches nothing
             built.set_class_means(torch.randn(known["num_classes"], FEATURES, dtype=torch.float64))
@@ -72,15 +74,22 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
         return built
 
 
+# Read tens of thousands of times.
+@functools.cache
+def parameters(loss: type[Loss]) -> dict[str, inspect.Parameter]:
+    """The parameters of the constructor that have a name."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: one for name, one in inspect.signature(loss).parameters.items() if one.kind in named}
+
+
 def constructor_options(loss: type[Loss]) -> list[str]:
     """The names that the constructor takes."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [name for name, parameter in inspect.signature(loss).parameters.items() if parameter.kind in named]
+    return list(parameters(loss))
 
 
 def takes(loss: type[Loss], option: str) -> bool:
     """Whether the constructor has this option."""
-    return option in constructor_options(loss)
+    return option in parameters(loss)
 
 
 def floating(values: dict[str, Any]) -> dict[str, Tensor]:
