@@ -29,11 +29,15 @@ REPOSITORY = re.compile(r"\b([\w.-]+/[\w.-]+)@[0-9a-f]{7,40}\b")
 
 
 @cache
+def every_case():
+    """The entries of all manifests."""
+    manifests = sorted((ROOT / "tests" / "golden").rglob("manifest.json"))
+    return [entry for manifest in manifests for entry in json.loads(manifest.read_text())]
+
+
 def cases(method):
     """The golden cases of a method."""
-    manifests = sorted((ROOT / "tests" / "golden").rglob("manifest.json"))
-    entries = [entry for manifest in manifests for entry in json.loads(manifest.read_text())]
-    return [entry for entry in entries if entry["method"] == method]
+    return [entry for entry in every_case() if entry["method"] == method]
 
 
 def sources(method):
