@@ -9,12 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_losses.data import ImageData
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.environment.machine import measured_with
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, check_same_samples, plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
-from lightning_losses.experiments.comparison.runner import INITIAL, Runner, student_experiment
+from lightning_losses.experiments.comparison.runner import INITIAL, Runner, share_data, student_experiment
 from lightning_losses.experiments.comparison.shown_numbers import METRICS, TASK_METRICS
 from lightning_losses.experiments.comparison.tuning import Chosen, Tuning, check_tuning, tune, tuned_plan
 from lightning_losses.experiments.config.check_config import ConfigError, check_writable, nearest, runs_again
@@ -67,6 +68,7 @@ class ObjectiveComparison(Experiment):
             except ConfigError as error:
                 raise ConfigError(f"{one.setting + ', ' if one.setting else ''}{one.run}: {error}") from None
         check_same_samples(planned)
+        data: dict[str, ImageData] = {}
         for config in configs:
             experiment = student_experiment(config)
             if isinstance(experiment, LanguageModelling) and not planned.learning_rates:
@@ -74,7 +76,12 @@ class ObjectiveComparison(Experiment):
                     "a comparison of language models is one over learning rates; give learning_rates=[0.001,0.01], or "
                     "train the models by recipes/train.py."
                 )
-            experiment.trainings()["student"].rehearse()
+            student = experiment.trainings()["student"]
+            for training in (student.teacher, student):
+                if training is not None:
+                    # Each run has the data of the one before.
+                    share_data(training, data, most=2)
+            student.rehearse()
         _looks(self.config)
         self._of(planned, {}).judged()
         for key, name in (("results", "results"), ("cache", "networks")):

@@ -10,7 +10,6 @@ from importlib.resources import files
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
@@ -141,10 +140,11 @@ def check_same_samples(planned: Plan) -> None:
     """Raise ``ConfigError`` if runs of one setting have other samples or labels, and their own words don't say so."""
     first: dict[str, tuple[str, Any]] = {}
     for one in planned.first(1).planned:
-        label, data = first.setdefault(one.setting, (one.run, one.config.data))
+        own = one.config.data
+        label, data = first.setdefault(one.setting, (one.run, own))
         said = {_key(word) for run in (label, one.run) for word in shlex.split(planned.runs[run])}
         for key in _SAMPLES:
-            values = [OmegaConf.select(other, key) for other in (data, one.config.data)]
+            values = [OmegaConf.select(other, key) for other in (data, own)]
             if values[0] != values[1] and f"data.{key}" not in said:
                 where = f"{one.setting}, " if one.setting else ""
                 raise ConfigError(
@@ -208,18 +208,18 @@ def _key(word: str) -> str:
 @functools.cache
 def _experiment(objective: str) -> str:
     """The experiment that trains an objective without an entry under `needs`."""
-    try:
-        alone = OmegaConf.to_container(_found(f"objective/{objective}", ()))
-    except MissingConfigException:
-        folder = files(CONFIG_MODULE) / "objective"
-        known = [path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")]
-        raise ConfigError(f"objectives: there is no objective {objective!r}; {nearest(objective, known)}") from None
-    config = OmegaConf.create({"data": {"num_classes": 2}, **alone})  # type: ignore[dict-item]
-    if takes(config, ["regression_target"]):
+    folder = files(CONFIG_MODULE) / "objective"
+    known = {path.name.removesuffix(".yaml"): path for path in folder.iterdir() if path.name.endswith(".yaml")}
+    if objective not in known:
+        raise ConfigError(f"objectives: there is no objective {objective!r}; {nearest(objective, known)}")
+    # Alone: Hydra would read its own twenty files beside it.
+    alone = OmegaConf.create(known[objective].read_text("utf-8"))
+    built = instantiate(OmegaConf.create({"data": {"num_classes": 2}, "objective": alone}).objective)
+    if built.needs("regression_target"):
         return "regress"
-    if takes(config, ["embeddings_b"]):
+    if built.needs("embeddings_b"):
         return "contrastive"
-    return "distill" if takes(config, _TEACHERS) else "classify"
+    return "distill" if any(built.needs(name) for name in _TEACHERS) else "classify"
 
 
 @functools.cache

@@ -251,7 +251,8 @@ class Runner:
         experiment = student_experiment(config)
         networks = experiment.trainings()
         for training in networks.values():
-            self._share_data(training)
+            # Those of student and teacher are held for every seed.
+            share_data(training, self._data, most=2 * len(self.planned.seeds))
         student = networks["student"]
         asks_teacher = student.teacher is not None and takes(config, ("teacher_logits", *_FEATURES))
         cached = bool(self.config.cached_logits) and asks_teacher and not takes(config, _FEATURES)
@@ -348,15 +349,6 @@ class Runner:
             **initial,
         }
 
-    def _share_data(self, training: Training) -> None:
-        """Give the training data that an earlier run has read: those of student and teacher are held for every seed."""
-        name = f"{OmegaConf.to_yaml(training.data, resolve=True)} seed {training.seed}"
-        if name in self._data:
-            training.__dict__["datamodule"] = self._data[name]
-        else:
-            recent = [*self._data.items()][1 - 2 * len(self.planned.seeds) :] if self._data else []
-            self._data = {**dict(recent), name: training.datamodule}
-
     def _teach(self, runs: Sequence[_Run]) -> list[_Teacher]:
         """The runs' teachers, loaded or trained now; one for each seed is held in memory."""
         places = {}
@@ -388,6 +380,22 @@ class Runner:
             for training, trained in zip(waiting, train_stacked(waiting), strict=True):
                 training.keep(self.networks, trained)
         return [training.run_once(self.networks, self.checkpoints).network for training in trainings]
+
+
+def share_data(training: Training, held: dict[str, ImageData], most: int) -> None:
+    """Give a training the data that an earlier one has read.
+
+    Args:
+        training: which has not read its data yet.
+        held: the data by their settings; the new ones are added, and the oldest leave.
+        most: how many are held.
+    """
+    name = f"{OmegaConf.to_yaml(training.data, resolve=True)} seed {training.seed}"
+    if name not in held:
+        while len(held) >= most:
+            del held[next(iter(held))]
+        held[name] = training.datamodule
+    training.__dict__["datamodule"] = held[name]
 
 
 def _accuracy(network: nn.Module, split: ImageDataset) -> float:
