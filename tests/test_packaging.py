@@ -68,10 +68,11 @@ def requirements(message, extras):
             yield canonicalize_name(requirement.name), frozenset(requirement.extras)
 
 
-def installed(wheel, folder, extras=(), beside=()):
+def installed(wheel, folder, extras=(), beside=(), like=None):
     """A virtual environment with the wheel, what it requires and what is named beside it: no checkout, and no more.
 
-    Its requirements are links to those of this environment, so that nothing is downloaded.
+    Its requirements are links to those of this environment, so that nothing is downloaded. With `like`, the programs of
+    another environment, the wheel is what pip has installed and compiled there.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
@@ -91,8 +92,19 @@ def installed(wheel, folder, extras=(), beside=()):
         for top in {file.parts[0] for file in found.files} - {"..", "__pycache__", "hydra_plugins"}:
             if not (site / top).exists():
                 (site / top).symlink_to(found.locate_file(top))
-    _pip("--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
-    return folder / "bin"
+    programs = folder / "bin"
+    if like is None:
+        _pip("--python", programs / "python", "install", "--no-deps", "--no-index", wheel)
+        return programs
+    (there,) = (like.parent / "lib").glob("python*/site-packages")
+    (information,) = there.glob("lightning_losses-*.dist-info")
+    for place in (there / "lightning_losses", there / "hydra_plugins", information):
+        (site / place.name).symlink_to(place)
+    program = programs / "lightning-losses"
+    # Its first line names its Python.
+    program.write_text((like / program.name).read_text().replace(str(like), str(programs)))
+    program.chmod(0o755)
+    return programs
 
 
 def start(command, folder):
@@ -190,17 +202,17 @@ def test_an_application_with_its_own_configuration_takes_ours(binaries, tmp_path
 
 
 @pytest.mark.slow
-def test_the_pages_of_other_homes_run_from_an_installed_wheel(wheel, tmp_path):
+def test_the_pages_of_other_homes_run_from_an_installed_wheel(wheel, binaries, tmp_path):
     """In one process: Hugging Face with PEFT, its Trainer and accelerate; LightningCLI; two networks of timm."""
     beside = ["transformers", "peft", "accelerate", "jsonargparse[signatures]"]
-    binaries = installed(wheel, tmp_path / "venv", ["data", "timm"], beside)
+    programs = installed(wheel, tmp_path / "venv", ["data", "timm"], beside, like=binaries)
     program = ["import sys", "import lightning_losses", "assert lightning_losses.__file__.startswith(sys.prefix)"]
     for page in HOMES:
         code = "\n".join(examples(ROOT / "docs" / page))
         assert code, page
         program += [f"exec(compile({code!r}, {page!r}, 'exec'), {{'__name__': 'page'}})", f"print('ran', {page!r})"]
     (tmp_path / "homes.py").write_text("\n".join(program))
-    code, out, err = finish(start([binaries / "python", "homes.py"], tmp_path))
+    code, out, err = finish(start([programs / "python", "homes.py"], tmp_path))
     assert code == 0, err
     assert [line for line in out.splitlines() if line.startswith("ran ")] == [f"ran {page}" for page in HOMES]
 
@@ -275,14 +287,14 @@ for need in (monitor, bar, teacher, recipe, images, digits):
 
 
 @pytest.mark.slow
-def test_the_core_alone_trains_and_says_which_extra_is_missing(wheel, tmp_path):
-    binaries = installed(wheel, tmp_path / "venv")
+def test_the_core_alone_trains_and_says_which_extra_is_missing(wheel, binaries, tmp_path):
+    programs = installed(wheel, tmp_path / "venv", like=binaries)
     (tmp_path / "core.py").write_text(CORE)
     absent = sorted({"hydra", "matplotlib", "mlxtend", "omegaconf", "rich", "sklearn", "timm", "torchvision", "wandb"})
     runs = [
-        start([binaries / "python", "core.py", ",".join(absent)], tmp_path),
-        start([binaries / "lightning-losses", "list"], tmp_path),
-        start([binaries / "lightning-losses", "train", "objective=kd"], tmp_path),
+        start([programs / "python", "core.py", ",".join(absent)], tmp_path),
+        start([programs / "lightning-losses", "list"], tmp_path),
+        start([programs / "lightning-losses", "train", "objective=kd"], tmp_path),
     ]
     (code, out, err), *commands = map(finish, runs)
     assert code == 0, err
