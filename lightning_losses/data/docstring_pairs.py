@@ -2,10 +2,10 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,20 +32,23 @@ class Pair(NamedTuple):
 
 
 class PairDataset(BatchDataset):
-    """Hashed features of pairs; a list of positions returns the whole batch.
+    """What an encoder takes of pairs; a list of positions returns the whole batch.
 
     Args:
         pairs: the pairs of texts.
         index: their positions among the pairs of all splits.
-        buckets: see `hashed_features`.
-        length: see `hashed_features`.
+        features: makes a row of numbers of each text.
     """
 
-    def __init__(self, pairs: list[Pair], index: Int[Tensor, " pairs"], *, buckets: int, length: int) -> None:
+    def __init__(
+        self,
+        pairs: list[Pair],
+        index: Int[Tensor, " pairs"],
+        features: Callable[[Sequence[str]], Int[Tensor, "texts time"]],
+    ) -> None:
         self.pairs, self.index = pairs, index
         self.queries, self.documents = (
-            hashed_features(texts, buckets=buckets, length=length)
-            for texts in ([pair.query for pair in pairs], [pair.document for pair in pairs])
+            features(texts) for texts in ([pair.query for pair in pairs], [pair.document for pair in pairs])
         )
 
     def __len__(self) -> int:
@@ -69,6 +72,8 @@ class DocstringPairs(SplitData):
             it needs the callback `NGAMEClusters`. None: batches are random.
         buckets: see `hashed_features`.
         length: likewise; the student's features of a text.
+        tokenizer: what makes the numbers of texts in place of hashed words, by `tokenize`, such as a
+            `SentenceTokenizer` for a `SentenceEncoder`; None: hashed words.
         batch_size, ...: see `SplitData`.
 
     Attributes:
@@ -93,6 +98,7 @@ class DocstringPairs(SplitData):
     curriculum: Sequence[int] | None = None
     buckets: Annotated[int, Bound(least=2)] = 8192
     length: Count = 256
+    tokenizer: Any = None
     pairs: list[Pair] = field(init=False)
     train: PairDataset = field(init=False)
     val: PairDataset = field(init=False)
@@ -108,10 +114,17 @@ class DocstringPairs(SplitData):
         self.pairs = [pair for part in parts for pair in part]
         ends = np.cumsum([len(part) for part in parts]).tolist()
         train, val, test = (
-            PairDataset(part, torch.arange(end - len(part), end), buckets=self.buckets, length=self.length)
+            PairDataset(part, torch.arange(end - len(part), end), self._features)
             for part, end in zip(parts, ends, strict=True)
         )
         return train, val, test
+
+    def _features(self, texts: Sequence[str]) -> Int[Tensor, "texts time"]:
+        """Token ids, or hashed words."""
+        if self.tokenizer is None:
+            return hashed_features(texts, buckets=self.buckets, length=self.length)
+        ids: Tensor = self.tokenizer.tokenize(texts)
+        return ids
 
     def fingerprint(self) -> str:
         """A hash of the three splits."""

@@ -39,8 +39,29 @@ def retrieval_ranks(
         >>> retrieval_ranks(torch.eye(3), torch.eye(3)[[0, 2, 1]] + 0.1).tolist()
         [1, 3, 3]
     """
-    scores = _cosines("retrieval_ranks", queries, documents)
-    return (scores >= scores.diagonal().unsqueeze(-1)).sum(dim=-1)
+    return own_ranks(_cosines("retrieval_ranks", queries, documents))
+
+
+def own_ranks(scores: Float[Tensor, "pairs pairs"]) -> Int[Tensor, " pairs"]:
+    """The rank, from 1, of each row's own column among all columns, the last among equals.
+
+    Args:
+        scores: of each query with each document; the i-th document belongs to the i-th query.
+
+    Raises:
+        ValueError: another shape; NaN, or inf as a query's score of its own document.
+
+    Example:
+        >>> own_ranks(torch.tensor([[3.0, 1.0], [2.0, 2.0]])).tolist()
+        [1, 2]
+    """
+    check_floating("own_ranks", "scores", scores)
+    if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
+        raise ValueError(f"own_ranks: scores of shape {list(scores.shape)} came; give [pairs, pairs].")
+    own = scores.diagonal().unsqueeze(-1)
+    if not bool(own.isfinite().all() & ~scores.isnan().any()):
+        raise ValueError("own_ranks: scores hold NaN, or inf for a query's own document; find where they come from.")
+    return (scores >= own).sum(dim=-1)
 
 
 def pooled_auc(queries: Float[Tensor, "pairs dim"], documents: Float[Tensor, "pairs dim"]) -> Float[Tensor, ""]:

@@ -1,5 +1,6 @@
 """What the reports of very many labels and of retrieval say, of networks that find everything or nothing."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from lightning_losses.experiments.kinds.extreme import ExtremeTraining, label_ra
 from lightning_losses.experiments.kinds.retrieval import RetrievalTraining
 from lightning_losses.experiments.training.training import Trained
 from lightning_losses.metrics.retrieval import pooled_auc
-from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder
+from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder, hashed_features
 
 LABELS = torch.zeros(40, 8).scatter(1, torch.arange(40).unsqueeze(1) % 6, 1.0).bool()
 ROWS = CallsDataset(torch.arange(40).unsqueeze(1) % 6, LABELS)
@@ -58,7 +59,7 @@ def test_a_network_that_knows_the_labels_has_every_first_rank_right():
 
 def test_retrieval_is_told_before_and_after():
     pairs = [Pair(f"query {n} of many words", f"document {n} of many words, too") for n in range(12)]
-    split = PairDataset(pairs, torch.arange(12), buckets=64, length=8)
+    split = PairDataset(pairs, torch.arange(12), partial(hashed_features, buckets=64, length=8))
     split.queries = split.documents = (torch.arange(12) + 1).unsqueeze(1)
     data = SimpleNamespace(name="pairs", train=split, val=split, test=split)
     before = HashedTextEncoder(64, dim=2)

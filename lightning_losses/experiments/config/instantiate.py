@@ -55,7 +55,11 @@ _OURS = (
     _Rule("data", ("lightning.pytorch.LightningDataModule",), ("RandomAffine", "RandomShift", "RandomSignal")),
     _Rule("experiments", ("lightning_losses.experiments.launch.Experiment", *_LOGGER)),
     _Rule("modules", _MODULE),
-    _Rule("networks", _MODULE, ("hugging_face_causal", "multi_token_transformer", "timm_network", "with_margin_head")),
+    _Rule(
+        "networks",
+        _MODULE,
+        ("SentenceTokenizer", "hugging_face_causal", "multi_token_transformer", "timm_network", "with_margin_head"),
+    ),
     _Rule("out_of_distribution", ("lightning_losses.out_of_distribution.OutOfDistributionScore",)),
     _Rule("parallel.blocks", names=("Execution",)),
     _Rule("parallel.fsdp2", names=("FSDP2Strategy",)),

@@ -22,15 +22,14 @@ from lightning_losses.data.function_prompts import NEWLINE, as_tokens, completes
 from lightning_losses.data.language_batch import LanguageBatch
 from lightning_losses.decoding.generate import Generated, generate
 from lightning_losses.environment.cache_folder import cache_folder
-from lightning_losses.experiments.comparison.judged_claims import claims_of, judged_claims
-from lightning_losses.experiments.comparison.shown_numbers import shown, spread
+from lightning_losses.experiments.comparison.judged_claims import claims_of
+from lightning_losses.experiments.comparison.seeds_page import seeds_page
 from lightning_losses.experiments.config.check_config import ConfigError, check_writable
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.evidence.claims import Claim
-from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
-from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.page import Page
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.rehearsal import quiet
 from lightning_losses.experiments.training.training import Training, rehearse_seeds, training_of_seed
@@ -38,7 +37,6 @@ from lightning_losses.modules.policy_gradient_learner import PolicyGradientLearn
 from lightning_losses.modules.preference_learner import PreferenceLearner
 from lightning_losses.numerics.group_advantage import group_advantage
 from lightning_losses.numerics.rloo_advantage import rloo_advantage
-from lightning_losses.plots.seed_intervals import seed_intervals
 from lightning_losses.teachers.reference_records import network_record
 
 POLICY_METRICS = ("parse_rate", "kl_to_base", "completion_length")
@@ -278,37 +276,17 @@ class CodePolicies(Experiment):
         self, values: Mapping[str, Mapping[str, Sequence[float]]], seconds: Mapping[str, Sequence[float]],
         prompts: int, taken: float,
     ) -> Page:  # fmt: skip
-        claims, margins = self.claims()
-        judged = judged_claims(claims, values, margins)
-        rows = [
-            [
-                name,
-                *(spread(seed_interval(numbers[metric]), metric) for metric in POLICY_METRICS),
-                f"{sum(seconds[name]) / len(seconds[name]):.1f}",
-            ]
-            for name, numbers in values.items()
-        ]
-        panels = {
-            shown(metric).name: {
-                name: [SeedInterval(*(shown(metric).factor * end for end in seed_interval(numbers[metric])))]
-                for name, numbers in values.items()
-            }
-            for metric in POLICY_METRICS
-        }
-        note = self._note(prompts)
-        return Page(
+        return seeds_page(
+            values,
+            self.claims(),
             title=f"{self.title}, seeds {', '.join(map(str, self.config.tuning.seeds))}",
             command=self.command,
-            body=[
-                Table(["method", *(shown(metric).name for metric in POLICY_METRICS), "seconds"], rows),
-                note,
-                "\n".join(one.markdown() for one in judged),
-                "![policies](policies.png)",
-            ],
-            said=[note, *map(str, judged)],
-            numbers={"seconds": taken, "values": values, "claims": [one.plain() for one in judged]},
             settings=plain_settings(self.config),
-            figures={"policies.png": lambda: seed_intervals(panels, stages=["test"])},
+            heading="method",
+            note=self._note(prompts),
+            picture="policies",
+            seconds=taken,
+            training_seconds=seconds,
         )
 
     title = "Completions that parse"

@@ -40,6 +40,10 @@ class Retrieved:
         """Those of the table."""
         return [*(str(self.scores[name]) for name in _NAMES), f"{100 * self.auc:.2f}"]
 
+    def numbers(self) -> dict[str, float]:
+        """The values alone, by metric."""
+        return {**{_NAMES[name]: self.scores[name].value for name in _NAMES}, "pooled_auc": self.auc}
+
     def plain(self) -> dict[str, Any]:
         """The values of the report."""
         return {**{_NAMES[name]: self.scores[name]._asdict() for name in _NAMES}, "pooled_auc": self.auc}
@@ -67,9 +71,7 @@ class RetrievalReport:
 
     def scores(self) -> dict[str, float]:
         """The student's, by their full names."""
-        found = self.networks[-1][1]
-        ranked = {f"test/{_NAMES[name]}": found.scores[name].value for name in _NAMES}
-        return {**ranked, "test/pooled_auc": found.auc}
+        return {f"test/{name}": value for name, value in self.networks[-1][1].numbers().items()}
 
     def rows(self) -> list[list[str]]:
         """The table's cells, a line an encoder."""
@@ -128,17 +130,21 @@ class RetrievalTraining(StudentExperiment):
             raise ConfigError("weights=best: it chooses by accuracy, which retrieval has none of; give weights=last.")
         return trainings(self.config, self.config.modules, shows_inputs=False)
 
+    def rehearse(self) -> None:
+        """Take a step, with inputs that the network is for."""
+        check_features(self.trainings()["student"])
+        super().rehearse()
+
     def nll(self, network: nn.Module, student: Training) -> float:
         """The mean logarithm of the rank on the test split."""
-        return float(-math.log(_found(network, student.datamodule.test).scores["MRR"].value))
+        return float(-math.log(retrieved(network, student.datamodule.test).scores["MRR"].value))
 
     def numbers(self, trained: Trained, student: Training) -> dict[str, float]:
         """What is found on the test split, before training too, and on validation data the mean reciprocal rank."""
         data = student.datamodule
-        test, val = _found(trained.network, data.test), _found(trained.network, data.val)
+        test, val = retrieved(trained.network, data.test), retrieved(trained.network, data.val)
         return {
-            **{_NAMES[name]: test.scores[name].value for name in _NAMES},
-            "pooled_auc": test.auc,
+            **test.numbers(),
             "mrr_before": self._untrained(student).scores["MRR"].value,
             "val_mrr": val.scores["MRR"].value,
         }
@@ -150,7 +156,7 @@ class RetrievalTraining(StudentExperiment):
             title=f"{student.label} on {data.name}, seed {self.config.seed}",
             command=self.command,
             untrained=self._untrained(student),
-            networks=[(each, _found(each.network, data.test)) for each in trained],
+            networks=[(each, retrieved(each.network, data.test)) for each in trained],
             settings=plain_settings(self.config),
             seconds=time.perf_counter() - started,
         )
@@ -162,15 +168,29 @@ class RetrievalTraining(StudentExperiment):
         log_pictures(logger, pictures)
 
     def _untrained(self, student: Training) -> Retrieved:
-        return _found(student.build().get_submodule("network"), student.datamodule.test)
+        return retrieved(student.build().get_submodule("network"), student.datamodule.test)
+
+
+def check_features(student: Training) -> None:
+    """Raise `ConfigError` for token ids that a network of hashed words would get, or the other way round.
+
+    Both are whole numbers, so that it would train on without a word.
+    """
+    takes_tokens = hasattr(student.build().get_submodule("network"), "tokenize")
+    if takes_tokens != (student.data.get("tokenizer") is not None):
+        raise ConfigError(
+            f"data.tokenizer: a network of {'token ids' if takes_tokens else 'hashed words'} came with data of "
+            f"{'hashed words' if takes_tokens else 'token ids'}; give experiment=retrieval_pretrained for a sentence "
+            "model, and experiment=retrieval for an encoder of hashed words."
+        )
 
 
 @torch.no_grad()
-def _found(network: nn.Module, split: Any) -> Retrieved:
+def retrieved(network: nn.Module, split: Any, batch_size: int = 256) -> Retrieved:
     """What a network finds of the pairs of a split."""
     network = network.eval().cpu()
     queries, documents = (
-        torch.cat([network(part).float() for part in torch.split(texts, 256)])
+        torch.cat([network(part).float() for part in torch.split(texts, batch_size)])
         for texts in (split.queries, split.documents)
     )
     ranks = retrieval_ranks(queries, documents).unsqueeze(0)

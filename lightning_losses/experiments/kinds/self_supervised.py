@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.data import ImageData
 from lightning_losses.diagnostics.linear_heads import logistic_head
-from lightning_losses.experiments.comparison.judged_claims import claims_of, judged_claims
-from lightning_losses.experiments.comparison.shown_numbers import shown, spread
+from lightning_losses.experiments.comparison.judged_claims import claims_of
+from lightning_losses.experiments.comparison.seeds_page import seeds_page
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.evidence.claims import Claim
-from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
 from lightning_losses.experiments.kinds.classification import ScoredStudent
 from lightning_losses.experiments.loggers.loggers import plain_settings
-from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.page import Page
 from lightning_losses.experiments.training.training import (
     Trained,
     Training,
@@ -29,7 +28,6 @@ from lightning_losses.experiments.training.training import (
 )
 from lightning_losses.metrics.neighbours import knn_accuracy
 from lightning_losses.networks.projected_encoder import ProjectedEncoder, without_head
-from lightning_losses.plots.seed_intervals import seed_intervals
 
 # Whose features are measured: those of first weights, of the objective, and of the same network with the labels alone.
 RUNS = ("untrained", "pretrained", "supervised")
@@ -111,44 +109,20 @@ class SelfSupervisedTraining(ScoredStudent):
         data: ImageData,
         taken: float,
     ) -> Page:
-        claims, margins = self.claims()
-        judged = judged_claims(claims, values, margins)
         objective = " + ".join(map(str, self.config.objective.terms))
-        labels = {"pretrained": f"pretrained ({objective})"}
-        rows = [
-            [
-                labels.get(run, run),
-                *(spread(seed_interval(numbers[metric]), metric) for metric in FEATURE_METRICS),
-                f"{sum(seconds[run]) / len(seconds[run]):.1f}",
-            ]
-            for run, numbers in values.items()
-        ]
-        panels = {
-            shown(metric).name: {
-                labels.get(run, run): [SeedInterval(*(100 * end for end in seed_interval(numbers[metric])))]
-                for run, numbers in values.items()
-            }
-            for metric in FEATURE_METRICS
-        }
-        note = self._note(data)
-        return Page(
+        return seeds_page(
+            values,
+            self.claims(),
             title=f"Features of {data.name} without labels, seeds {', '.join(map(str, self.config.contrastive.seeds))}",
             command=self.command,
-            body=[
-                Table(["features", *(shown(metric).name for metric in FEATURE_METRICS), "seconds"], rows),
-                note,
-                "\n".join(one.markdown() for one in judged),
-                "![features](features.png)",
-            ],
-            said=[note, *map(str, judged)],
-            numbers={
-                "seconds": taken,
-                "values": values,
-                "training_seconds": seconds,
-                "claims": [one.plain() for one in judged],
-            },
             settings=plain_settings(self.config),
-            figures={"features.png": lambda: seed_intervals(panels, stages=["accuracy"])},
+            heading="features",
+            note=self._note(data),
+            picture="features",
+            seconds=taken,
+            labels={"pretrained": f"pretrained ({objective})"},
+            training_seconds=seconds,
+            stage="accuracy",
         )
 
     def _note(self, data: ImageData) -> str:

@@ -11,21 +11,19 @@ from torch import Tensor
 
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.diagnostics.sparse_codes import explained_variance, latent_frequencies
-from lightning_losses.experiments.comparison.judged_claims import claims_of, judged_claims
-from lightning_losses.experiments.comparison.shown_numbers import shown, spread
+from lightning_losses.experiments.comparison.judged_claims import claims_of
+from lightning_losses.experiments.comparison.seeds_page import seeds_page
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.evidence.claims import Claim
-from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
 from lightning_losses.experiments.kinds.self_supervised import frozen_features
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
-from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.page import Page
 from lightning_losses.experiments.training.training import Training, rehearse_seeds, training_of_seed
 from lightning_losses.networks.projected_encoder import without_head
 from lightning_losses.networks.sparse_autoencoder import SparseAutoencoder
 from lightning_losses.objective import Objective
-from lightning_losses.plots.seed_intervals import seed_intervals
 
 CODE_METRICS = ("dead_share", "unexplained_variance", "latents_per_sample")
 
@@ -96,34 +94,17 @@ class SparseCoding(Experiment):
         return network
 
     def _page(self, values: Mapping[str, Mapping[str, Sequence[float]]], sizes: Sequence[int], taken: float) -> Page:
-        claims, margins = self.claims()
-        judged = judged_claims(claims, values, margins)
-        rows = [
-            [choice, *(spread(seed_interval(numbers[metric]), metric) for metric in CODE_METRICS)]
-            for choice, numbers in values.items()
-        ]
-        panels = {
-            shown(metric).name: {
-                run: [SeedInterval(*(shown(metric).factor * end for end in seed_interval(numbers[metric])))]
-                for run, numbers in values.items()
-            }
-            for metric in CODE_METRICS
-        }
-        note = self._note(*sizes)
         seeds = ", ".join(map(str, self.config.sparse_codes.seeds))
-        return Page(
+        return seeds_page(
+            values,
+            self.claims(),
             title=f"Sparse autoencoders of hidden states on {self.classifiers()[0].datamodule.name}, seeds {seeds}",
             command=self.command,
-            body=[
-                Table(["choice", *(shown(metric).name for metric in CODE_METRICS)], rows),
-                note,
-                "\n".join(one.markdown() for one in judged),
-                "![codes](codes.png)",
-            ],
-            said=[note, *map(str, judged)],
-            numbers={"seconds": taken, "values": values, "claims": [one.plain() for one in judged]},
             settings=plain_settings(self.config),
-            figures={"codes.png": lambda: seed_intervals(panels, stages=["test"])},
+            heading="choice",
+            note=self._note(*sizes),
+            picture="codes",
+            seconds=taken,
         )
 
     def _note(self, train: int, features: int, test: int) -> str:

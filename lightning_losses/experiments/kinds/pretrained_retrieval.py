@@ -1,0 +1,113 @@
+"""Trains a sentence model on with several objectives and seeds, and compares what is found before and after."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lightning_losses.checkpoints.process_states import first_process
+from lightning_losses.experiments.comparison.judged_claims import claims_of
+from lightning_losses.experiments.comparison.seeds_page import seeds_page
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.evidence.claims import Claim
+from lightning_losses.experiments.kinds.retrieval import check_features, retrieved
+from lightning_losses.experiments.launch import Experiment
+from lightning_losses.experiments.loggers.loggers import plain_settings
+from lightning_losses.experiments.page import Page
+from lightning_losses.experiments.training.training import Training, rehearse_seeds, training_of_seed
+
+BEFORE = "before"
+RETRIEVAL_METRICS = ("mrr", "recall_at_1", "recall_at_10", "pooled_auc", "val_mrr")
+# Texts that a sentence model embeds at once; padding is cut to the longest of them.
+_BATCH = 32
+
+
+class PretrainedRetrieval(Experiment):
+    """The same sentence model of each seed's split, before training and after training with each objective."""
+
+    def seed_trainings(self) -> list[dict[str, Training]]:
+        """For each seed, which also draws the split, the training with each objective."""
+        settings = self.config.retrieval
+        if not settings.seeds or not settings.objectives:
+            raise ConfigError("retrieval: no seeds or no objectives came; give at least one of each.")
+        return [
+            {str(run): self._training(str(run), seed) for run in settings.objectives}
+            for seed in map(int, settings.seeds)
+        ]
+
+    def claims(self) -> tuple[list[Claim], dict[str, float]]:
+        """What is claimed of the objectives, and which differences would matter."""
+        settings = self.config.retrieval
+        return claims_of(settings, [BEFORE, *map(str, settings.objectives)], RETRIEVAL_METRICS)
+
+    def rehearse(self) -> None:
+        """Take a step with the first seed's trainings, and read the claims."""
+        self.claims()
+        first, *others = self.seed_trainings()
+        check_features(next(iter(first.values())))
+        rehearse_seeds(first.values(), (one for several in others for one in several.values()), self.resumed)
+
+    def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
+        """Train, measure and report; the numbers by run, one a seed. None in further processes."""
+        started = time.perf_counter()
+        trainings = self.seed_trainings()
+        runs = [BEFORE, *trainings[0]]
+        values: dict[str, dict[str, list[float]]] = {run: {name: [] for name in RETRIEVAL_METRICS} for run in runs}
+        seconds: dict[str, list[float]] = {run: [] for run in runs}
+        for several in trainings:
+            first = next(iter(several.values()))
+            networks = {BEFORE: (first.build().get_submodule("network"), 0.0)}
+            for run, training in several.items():
+                trained = training.run(folder / "checkpoints", resume=self.config.resume is not None)
+                networks[run] = trained.network, trained.seconds
+            for run, (network, taken) in networks.items():
+                seconds[run].append(taken)
+                test, val = (
+                    retrieved(network, split, _BATCH) for split in (first.datamodule.test, first.datamodule.val)
+                )
+                for metric, value in {**test.numbers(), "val_mrr": val.numbers()["mrr"]}.items():
+                    values[run][metric].append(value)
+        if not first_process():
+            return None
+        taken = time.perf_counter() - started
+        page = self._page(values, seconds, first, taken)
+        page.write(folder / "report")
+        page.show(taken, folder / "report")
+        return values
+
+    def _training(self, run: str, seed: int) -> Training:
+        settings = self.config.retrieval
+        plain = OmegaConf.to_container(settings.student, resolve=True)
+        own = OmegaConf.to_container(settings.objectives[run], resolve=True)
+        assert isinstance(plain, dict) and isinstance(own, dict)
+        optimizer = {**plain["optimizer"], "lr": own["lr"]}
+        module = OmegaConf.create({**plain, "optimizer": optimizer, "objective": own["objective"]})
+        return training_of_seed(self.config, run, module, seed, shows_inputs=False)
+
+    def _page(
+        self,
+        values: Mapping[str, Mapping[str, Sequence[float]]],
+        seconds: Mapping[str, Sequence[float]],
+        last: Training,
+        taken: float,
+    ) -> Page:
+        seeds, data = self.config.retrieval.seeds, last.datamodule
+        rates = ", ".join(f"{one.lr:g} of {run}" for run, one in self.config.retrieval.objectives.items())
+        return seeds_page(
+            values,
+            self.claims(),
+            title=f"A sentence model trained on, on {data.name}, seeds {', '.join(map(str, seeds))}",
+            command=self.command,
+            settings=plain_settings(self.config),
+            heading="run",
+            note=(
+                f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, each with its own split of files and order: means and "
+                f"Student's 95 % intervals. With the last seed {len(data.train):,} training pairs, {len(data.val):,} "
+                f"of validation, {len(data.test):,} test queries, each among as many documents. Learning rates: "
+                f"{rates}."
+            ),
+            picture="retrieval",
+            seconds=taken,
+            training_seconds=seconds,
+        )
