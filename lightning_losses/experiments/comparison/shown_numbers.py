@@ -98,6 +98,7 @@ _SHOWN = {
     "val_mrr": Metric("validation mean reciprocal rank, %", 100, 2, most=1),
     "recall_at_10": Metric("recall@10, %", 100, 2, most=1),
     "pooled_auc": Metric("area under the ROC curve, %", 100, 2, most=1),
+    "document_vectors": Metric("vectors of a document", 1, 1),
     "dead_share": Metric("dead latents, %", 100, 2, most=1),
     "unexplained_variance": Metric("unexplained variance, %", 100, 2),
     "latents_per_sample": Metric("latents of a sample", 1, 2),
