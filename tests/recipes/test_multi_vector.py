@@ -7,7 +7,6 @@ import torch
 
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.kinds.multi_vector import (
-    FROZEN,
     VECTOR_METRICS,
     PairStates,
     TokenSets,
@@ -26,11 +25,11 @@ SHORT = [
 
 def test_all_vectors_clusters_and_one_are_compared_and_claims_judged(tmp_path, tiny_encoder):
     values = train(composed(*SHORT, f"model.folder={tiny_encoder}"), tmp_path)
-    assert list(values) == [FROZEN, "tokens", "crisp", "mean", "afterwards"]
+    assert list(values) == ["tokens", "crisp", "mean", "afterwards", "frozen_tokens", "frozen_mean"]
     assert all(len(numbers[metric]) == 2 for numbers in values.values() for metric in VECTOR_METRICS)
-    assert len({str(numbers) for numbers in values.values()}) == 5
+    assert len({str(numbers) for numbers in values.values()}) == 6
     vectors = {run: numbers["document_vectors"] for run, numbers in values.items()}
-    assert vectors[FROZEN] == vectors["mean"] == [1.0, 1.0]
+    assert vectors["frozen_mean"] == vectors["mean"] == [1.0, 1.0]
     # Of 12 tokens 4 clusters, some of which may lose their tokens.
     assert all(
         3 < few <= 4 < 10 < every <= 12
@@ -49,7 +48,7 @@ def test_all_vectors_clusters_and_one_are_compared_and_claims_judged(tmp_path, t
         ("multi_vector.seeds=[]", "multi_vector: no seeds or no runs came; give at least one of each."),
         (
             "multi_vector.runs.afterwards.projection_of=afterwards",
-            "multi_vector.runs.afterwards: give an objective, or projection_of",
+            "multi_vector.runs.afterwards.projection_of=afterwards: give an earlier run",
         ),
         ("multi_vector.claims.0.differences.0.metric=recall", "claims: there is no metric 'recall'"),
         ("data.tokenizer=null", "data: give data=docstring_pairs with data.tokenizer"),

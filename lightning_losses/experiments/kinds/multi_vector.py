@@ -26,15 +26,12 @@ from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page
 from lightning_losses.metrics.retrieval import own_ranks, retrieval_scores
 from lightning_losses.networks.colbert_projection import ColBERTProjection
-from lightning_losses.networks.crisp_clustering import CrispClustering
 from lightning_losses.networks.sentence_encoder import SentenceEncoder
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.maxsim import maxsim
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
 
 VECTOR_METRICS = ("document_vectors", "mrr", "recall_at_1", "recall_at_10", "val_mrr")
-# The frozen encoder's own mean vector, without a projection.
-FROZEN = "frozen"
 
 
 class TokenSets(NamedTuple):
@@ -50,9 +47,21 @@ class PairStates(NamedTuple):
     queries: TokenSets
     documents: TokenSets
 
+    @property
+    def dim(self) -> int:
+        """D, the width of the states."""
+        return int(self.queries.vectors.shape[-1])
+
     def rows(self, chosen: Tensor) -> "PairStates":
-        """Those of some pairs."""
-        return PairStates(*(TokenSets(side.vectors[chosen], side.mask[chosen]) for side in self))
+        """Those of some pairs, up to the longest text of each side."""
+        masks = [side.mask[chosen] for side in self]
+        longest = [max(int(mask.sum(dim=-1).max()), 1) for mask in masks]
+        return PairStates(
+            *(
+                TokenSets(side.vectors[chosen, :length], mask[:, :length])
+                for side, mask, length in zip(self, masks, longest, strict=True)
+            )
+        )
 
 
 class MultiVectorRetrieval(Experiment):
@@ -60,7 +69,7 @@ class MultiVectorRetrieval(Experiment):
 
     def claims(self) -> tuple[list[Claim], dict[str, float]]:
         """What is claimed of the runs, and which differences would matter."""
-        return claims_of(self.config.multi_vector, [FROZEN, *self._runs], VECTOR_METRICS)
+        return claims_of(self.config.multi_vector, self._runs, VECTOR_METRICS)
 
     def rehearse(self) -> None:
         """Read the claims, build the encoder, and take a step of every run on random states."""
@@ -68,20 +77,20 @@ class MultiVectorRetrieval(Experiment):
         encoder = self._encoder()
         self._data(self.config.multi_vector.seeds[0])
         random = TokenSets(torch.randn(4, 6, encoder.dim), torch.ones(4, 6, dtype=torch.bool))
+        projections: dict[str, nn.Module] = {}
         for run in self._runs:
-            self._numbers(run, {}, [PairStates(random, random)] * 3, seed=0, epochs=1)
+            self._numbers(run, projections, [PairStates(random, random)] * 3, seed=0, epochs=1)
 
     def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
         """Train, measure and report; the numbers by run, one a seed. None in further processes."""
         started, console = time.perf_counter(), Console(soft_wrap=True, highlight=False)
         settings, encoder = self.config.multi_vector, self._encoder()
-        runs = [FROZEN, *self._runs]
-        values: dict[str, dict[str, list[float]]] = {run: {name: [] for name in VECTOR_METRICS} for run in runs}
+        values: dict[str, dict[str, list[float]]] = {run: {name: [] for name in VECTOR_METRICS} for run in self._runs}
         for seed in map(int, settings.seeds):
             data = self._data(seed)
             states = [pair_states(encoder, split) for split in (data.train, data.val, data.test)]
             projections: dict[str, nn.Module] = {}
-            for run in runs:
+            for run in values:
                 numbers = self._numbers(run, projections, states, seed, settings.epochs)
                 for name, value in numbers.items():
                     values[run][name].append(value)
@@ -103,9 +112,9 @@ class MultiVectorRetrieval(Experiment):
         for run, node in settings.runs.items():
             before = list(settings.runs)[: list(settings.runs).index(run)]
             of = node.get("projection_of")
-            if (of is None) == (node.get("objective") is None) or (of is not None and of not in before):
+            if of is not None and (node.get("objective") is not None or of not in before):
                 raise ConfigError(
-                    f"multi_vector.runs.{run}: give an objective, or projection_of, an earlier run that has one."
+                    f"multi_vector.runs.{run}.projection_of={of}: give an earlier run, and no objective beside it."
                 )
         return {str(run): node for run, node in settings.runs.items()}
 
@@ -129,22 +138,18 @@ class MultiVectorRetrieval(Experiment):
         self, run: str, projections: dict[str, nn.Module], states: Sequence[PairStates], seed: int, epochs: int
     ) -> dict[str, float]:
         """What a run finds with one seed; its projection is added to those of the seed."""
-        if run == FROZEN:
-            return vector_numbers(nn.Identity(), CrispClustering(clusters=1), *states[1:])
         settings, node = self.config.multi_vector, self._runs[run]
         clustering = None if node.get("clustering") is None else instantiate(node.clustering)
-        of = node.get("projection_of")
-        with torch.random.fork_rng():
-            # All runs of a seed have the same first weights and batches.
-            torch.manual_seed(seed)
-            projection = ColBERTProjection(states[0].queries.vectors.shape[-1], settings.dim)
-            if of is None:
-                objective = instantiate(node.objective)
-                trained_projection(
-                    projection, clustering, objective, states[0], epochs, settings.batch_size, settings.lr
-                )
-        projections[run] = projection if of is None else projections.get(of, projection)
-        return vector_numbers(projections[run], clustering, *states[1:])
+        projection: nn.Module = projections.get(str(node.get("projection_of")), nn.Identity())
+        if node.get("objective") is not None:
+            with torch.random.fork_rng():
+                # All runs of a seed have the same first weights and batches.
+                torch.manual_seed(seed)
+                projection, objective = ColBERTProjection(states[0].dim, settings.dim), instantiate(node.objective)
+                size, rate = settings.batch_size, settings.lr
+                trained_projection(projection, clustering, objective, states[0], epochs, size, rate)
+        projections[run] = projection
+        return vector_numbers(projection, clustering, *states[1:])
 
     def _page(self, values: Mapping[str, Mapping[str, Sequence[float]]], data: DocstringPairs, taken: float) -> Page:
         settings = self.config.multi_vector
@@ -161,7 +166,7 @@ class MultiVectorRetrieval(Experiment):
                 f"and Student's 95 % intervals. With the last seed {len(data.train):,} training pairs, "
                 f"{len(data.val):,} of validation, {len(data.test):,} test queries, each among as many documents. A "
                 f"linear projection to {settings.dim} dimensions is trained on frozen token states for "
-                f"{settings.epochs} epochs; {FROZEN} is the mean of these states, without a projection."
+                f"{settings.epochs} epochs; runs without an objective compare these states themselves."
             ),
             picture="vectors",
             seconds=taken,
