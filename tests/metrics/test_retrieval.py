@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_losses.metrics.retrieval import retrieval_ranks, retrieval_scores
+from lightning_losses.metrics.retrieval import own_ranks, retrieval_ranks, retrieval_scores
 
 
 def test_ranks_from_the_definition():
@@ -17,6 +17,16 @@ def test_lengths_do_not_matter_and_ties_count_against():
     documents = queries * torch.arange(1, 6).unsqueeze(1)
     assert retrieval_ranks(queries, documents).tolist() == [1] * 5
     assert retrieval_ranks(torch.ones(4, 2), torch.ones(4, 2)).tolist() == [4] * 4
+
+
+def test_ranks_of_scores_count_equal_ones_and_take_a_document_without_tokens():
+    scores = torch.tensor([[2.0, 2.0, 1.0], [0.0, 3.0, -torch.inf], [5.0, 4.0, 3.0]])
+    assert own_ranks(scores).tolist() == [2, 1, 3]
+    for lost in (torch.nan, -torch.inf):
+        with pytest.raises(ValueError, match="own_ranks: scores hold NaN, or inf for a query's own document"):
+            own_ranks(scores.diagonal_scatter(torch.tensor([1.0, lost, 1.0])))
+    with pytest.raises(ValueError, match=r"own_ranks: scores of shape \[2, 3\] came"):
+        own_ranks(scores[:2])
 
 
 def test_scores_average_seeds_and_lie_in_their_intervals():

@@ -11,7 +11,7 @@ import torch
 
 from lightning_losses.data.docstring_pairs import DocstringPairs
 from lightning_losses.experiments.kinds.embeddings import METRICS
-from lightning_losses.networks.sentence_encoder import SentenceEncoder
+from lightning_losses.networks.sentence_encoder import SentenceEncoder, SentenceTokenizer
 from tests.recipes.conftest import composed, rehearse, train
 
 SHORT = [
@@ -87,7 +87,9 @@ def test_filling_does_not_change_a_vector(tiny_encoder):
     for row, vector in zip(ids, together, strict=True):
         hidden = encoder.encoder(input_ids=row[None][:, : int((row != 0).sum())]).last_hidden_state[0].mean(dim=0)
         torch.testing.assert_close(vector, torch.nn.functional.normalize(hidden, dim=0), rtol=1e-4, atol=1e-5)
-    assert ids.shape == (3, 20)
+    assert ids.shape == (3, 20) and ids.equal(SentenceTokenizer(tiny_encoder, max_length=20).tokenize(texts))
+    # transformers read networks in evaluation mode, in which training would leave out dropout.
+    assert all(part.training for part in SentenceEncoder(tiny_encoder).modules())
 
 
 def test_splits_share_no_text():

@@ -71,6 +71,8 @@ def test_vectors_that_are_the_texts_find_them_and_padding_counts_nothing():
         **dict.fromkeys(("mrr", "recall_at_1", "recall_at_10", "val_mrr"), 1.0),
         "document_vectors": 2.0,
     }
+    # Padding is left out where no text of the batch is so long.
+    assert pairs.rows(torch.tensor([2, 0])).documents.vectors.equal(states[[2, 0]])
     # One mean, of length 1.
     (vector,), kept = (
         part[0] for part in token_sets(torch.nn.Identity(), CrispClustering(clusters=1), pairs.documents)

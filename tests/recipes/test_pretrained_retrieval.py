@@ -31,18 +31,22 @@ def test_each_objective_begins_with_the_same_model_and_claims_are_judged(tmp_pat
 
 
 def test_each_objective_has_its_learning_rate_and_each_seed_its_split(tiny_encoder):
-    given = [*SHORT, f"model.folder={tiny_encoder}", "retrieval.objectives.mw.lr=0.5"]
+    given = [*SHORT, f"model.folder={tiny_encoder}", "retrieval.objectives.mw.lr=0.5", "optimizer.lr=0.2"]
     trainings = experiment_of(composed(*given)).seed_trainings()
     assert [
         [(one.name, one.seed, one.data.split_seed, one.module.optimizer.lr) for one in several.values()]
         for several in trainings
     ] == [[(f"infonce-{seed}", seed, seed, 0.01), (f"mw-{seed}", seed, seed, 0.5)] for seed in (0, 1)]
+    # Another objective is one run more.
+    further = experiment_of(composed(*given, "objective=clip_contrastive")).seed_trainings()[0]
+    assert list(further) == ["infonce", "mw", "clip_contrastive"]
+    assert further["clip_contrastive"].module.optimizer.lr == 0.2
 
 
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("retrieval.seeds=[]", "retrieval: no seeds or no objectives came; give at least one of each."),
+        ("retrieval.seeds=[]", "retrieval.seeds: none came; give at least one."),
         ("retrieval.claims.0.differences.0.metric=mr", "claims: there is no metric 'mr'"),
         ("data.tokenizer=null", "data.tokenizer: a network of token ids came with data of hashed words; give"),
     ],

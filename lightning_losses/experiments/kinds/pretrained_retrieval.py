@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -26,20 +27,25 @@ _BATCH = 32
 class PretrainedRetrieval(Experiment):
     """The same sentence model of each seed's split, before training and after training with each objective."""
 
+    def objectives(self) -> dict[str, tuple[Any, float]]:
+        """Each objective with its learning rate: those of the settings, and the configuration's own."""
+        plain: Any = OmegaConf.to_container(self.config.retrieval.objectives, resolve=True)
+        own: Any = OmegaConf.to_container(self.config.objective, resolve=True)
+        runs = {str(run): (node["objective"], float(node["lr"])) for run, node in plain.items()}
+        if all(objective != own for objective, _ in runs.values()):
+            runs[" + ".join(own["terms"])] = own, float(self.config.optimizer.lr)
+        return runs
+
     def seed_trainings(self) -> list[dict[str, Training]]:
         """For each seed, which also draws the split, the training with each objective."""
         settings = self.config.retrieval
-        if not settings.seeds or not settings.objectives:
-            raise ConfigError("retrieval: no seeds or no objectives came; give at least one of each.")
-        return [
-            {str(run): self._training(str(run), seed) for run in settings.objectives}
-            for seed in map(int, settings.seeds)
-        ]
+        if not settings.seeds:
+            raise ConfigError("retrieval.seeds: none came; give at least one.")
+        return [{run: self._training(run, seed) for run in self.objectives()} for seed in map(int, settings.seeds)]
 
     def claims(self) -> tuple[list[Claim], dict[str, float]]:
         """What is claimed of the objectives, and which differences would matter."""
-        settings = self.config.retrieval
-        return claims_of(settings, [BEFORE, *map(str, settings.objectives)], RETRIEVAL_METRICS)
+        return claims_of(self.config.retrieval, [BEFORE, *self.objectives()], RETRIEVAL_METRICS)
 
     def rehearse(self) -> None:
         """Take a step with the first seed's trainings, and read the claims."""
@@ -77,12 +83,9 @@ class PretrainedRetrieval(Experiment):
         return values
 
     def _training(self, run: str, seed: int) -> Training:
-        settings = self.config.retrieval
-        plain = OmegaConf.to_container(settings.student, resolve=True)
-        own = OmegaConf.to_container(settings.objectives[run], resolve=True)
-        assert isinstance(plain, dict) and isinstance(own, dict)
-        optimizer = {**plain["optimizer"], "lr": own["lr"]}
-        module = OmegaConf.create({**plain, "optimizer": optimizer, "objective": own["objective"]})
+        plain: Any = OmegaConf.to_container(self.config.retrieval.student, resolve=True)
+        objective, rate = self.objectives()[run]
+        module = OmegaConf.create({**plain, "optimizer": {**plain["optimizer"], "lr": rate}, "objective": objective})
         return training_of_seed(self.config, run, module, seed, shows_inputs=False)
 
     def _page(
@@ -93,7 +96,7 @@ class PretrainedRetrieval(Experiment):
         taken: float,
     ) -> Page:
         seeds, data = self.config.retrieval.seeds, last.datamodule
-        rates = ", ".join(f"{one.lr:g} of {run}" for run, one in self.config.retrieval.objectives.items())
+        rates = ", ".join(f"{rate:g} of {run}" for run, (_, rate) in self.objectives().items())
         return seeds_page(
             values,
             self.claims(),
