@@ -63,9 +63,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told,
 
 def test_vectors_that_are_the_texts_find_them_and_padding_counts_nothing():
     states = torch.eye(6).view(3, 2, 6)
-    # Padding that would win every maximum.
-    padded = torch.cat([states, torch.full((3, 1, 6), 9.0)], dim=1)
-    mask = torch.tensor([[True, True, False]]).expand(3, 3)
+    # Padding that would find another text as well as its own.
+    padded = torch.cat([states, states.roll(1, dims=0)], dim=1)
+    mask = torch.tensor([[True, True, False, False]]).expand(3, 4)
     pairs = PairStates(TokenSets(states, mask[:, :2]), TokenSets(padded, mask))
     assert vector_numbers(torch.nn.Identity(), None, pairs, pairs) == {
         **dict.fromkeys(("mrr", "recall_at_1", "recall_at_10", "val_mrr"), 1.0),
