@@ -1,5 +1,6 @@
 """The page of an experiment that measures several runs over seeds, and judges claims about them by itself."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def seeds_page(
         labels: of runs that the table names otherwise.
         training_seconds: by run, a number a seed, for a column of their means; None: there is none.
         stage: what the picture says beside a run's interval.
-        draw: makes another picture; None: a panel for each metric.
+        draw: makes another picture; None: a panel for each metric of test data.
     """
     labels = labels or {}
     judged = judged_claims(claims[0], values, claims[1])
@@ -59,13 +60,16 @@ def seeds_page(
         for row, own in zip(rows, (training_seconds[run] for run in values), strict=True):
             row.append(f"{sum(own) / len(own):.1f}")
     panels = {
-        shown(metric).name: {
+        # Names of five panels in a row would run into one another.
+        textwrap.fill(shown(metric).name, 24): {
             labels.get(run, run): [
                 SeedInterval(*(shown(metric).factor * end for end in seed_interval(numbers[metric])))
             ]
             for run, numbers in values.items()
         }
         for metric in metrics
+        # Validation data say how settings were chosen.
+        if not metric.startswith("val_")
     }
     times = {} if training_seconds is None else {"training_seconds": training_seconds}
     return Page(
