@@ -25,7 +25,7 @@ SHORT = [
 
 def test_all_vectors_clusters_and_one_are_compared_and_claims_judged(tmp_path, tiny_encoder):
     values = train(composed(*SHORT, f"model.folder={tiny_encoder}"), tmp_path)
-    assert list(values) == ["tokens", "crisp", "mean", "afterwards", "frozen_tokens", "frozen_mean"]
+    assert list(values) == ["tokens", "crisp", "afterwards", "mean", "frozen_tokens", "frozen_mean"]
     assert all(len(numbers[metric]) == 2 for numbers in values.values() for metric in VECTOR_METRICS)
     assert len({str(numbers) for numbers in values.values()}) == 6
     vectors = {run: numbers["document_vectors"] for run, numbers in values.items()}
