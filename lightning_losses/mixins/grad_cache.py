@@ -1,14 +1,14 @@
 """The mixin for contrastive batches larger than memory: samples are embedded a few at a time, in one graph."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lightning_losses.mixins.state_of_parts import StateOfParts
 from lightning_losses.numerics.checks import check_count
 from lightning_losses.parallel.processes import is_distributed_tensor, values_of_all
 
@@ -24,7 +24,9 @@ class GradCache:
     Call ``self.embedded(network, inputs)`` in place of ``network(inputs)``; the ready modules that embed do so.
 
     Batch norm takes the statistics of each micro-batch, as several processes would take their own, and its running
-    statistics move once; with a `micro_batch` of at least 3 no part is a single sample.
+    statistics move once, by the mean over the micro-batches; with a `micro_batch` of at least 3 no part is a single
+    sample. The vectors of spectral norm move once too. Any other module in training mode whose buffers move with every
+    call is refused: what they would be behind the whole batch is not known.
 
     Attributes:
         micro_batch: how many samples are embedded at a time, at least 1; None embeds the whole batch at once.
@@ -51,7 +53,8 @@ class GradCache:
             inputs: a tensor with a dimension of samples first, or a mapping of such and of lists.
 
         Raises:
-            ValueError: a `micro_batch` below 1; inputs that can't be split by samples.
+            ValueError: a `micro_batch` below 1; inputs that can't be split by samples; a single sample in a part, where
+                batch norm needs more; buffers, other than those of norms, that move with every call.
         """
         if self.micro_batch is None:
             return network(inputs)
@@ -64,13 +67,16 @@ class GradCache:
             number = max(values_of_all(number))
         if number <= 1:
             return network(inputs)
-        parts = list(_split(inputs, rows, number))
-        if not torch.is_grad_enabled():
-            return torch.cat([network(part) for part in parts])
-        embeddings: list[Any] = [
-            checkpoint(network, part, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(modules)))
-            for part in parts
-        ]
+        state = StateOfParts(type(self).__name__, modules)
+        embeddings: list[Any] = []
+        for places in torch.tensor_split(torch.arange(rows), number):
+            part = _part(inputs, places)
+            with state.first_pass(len(places)):
+                if torch.is_grad_enabled():
+                    embeddings.append(checkpoint(network, part, use_reentrant=False, context_fn=state.contexts))
+                else:
+                    embeddings.append(network(part))
+        state.move_once()
         return torch.cat(embeddings)
 
 
@@ -95,27 +101,12 @@ def _of_samples(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0)
 
 
-def _split(inputs: Any, rows: int, number: int) -> Iterator[Any]:
-    """The inputs in so many parts, of as many samples as can be."""
-    for places in torch.tensor_split(torch.arange(rows), number):
-        part = slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
-        if isinstance(inputs, Mapping):
-            yield {name: value[part] if _of_samples(value) else value for name, value in inputs.items()}
-        else:
-            yield inputs[part]
-
-
-@contextmanager
-def _still(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Within this context no buffer moves, such as batch norm's statistics, because they did in the first pass."""
-    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
-    kept = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in zip(buffers, kept, strict=True):
-                buffer.copy_(before)
+def _part(inputs: Any, places: Int[Tensor, " part"]) -> Any:
+    """The inputs of neighbouring samples."""
+    part = slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+    if isinstance(inputs, Mapping):
+        return {name: value[part] if _of_samples(value) else value for name, value in inputs.items()}
+    return inputs[part]
 
 
 def _modules_of(network: Any, owner: Any) -> list[nn.Module]:

@@ -44,17 +44,77 @@ def test_the_second_pass_has_the_random_numbers_of_the_first():
 
 def test_running_statistics_move_once():
     encoder, inputs = Encoder(norm=True), torch.randn(2, 6, 5, dtype=torch.float64)
-    other = copy.deepcopy(encoder)
+    before, through = copy.deepcopy(encoder), copy.deepcopy(encoder)
     gradients(encoder, inputs, 3, NTXent())
-    through = copy.deepcopy(other)
     through.micro_batch, network = 3, through.network
     NTXent()(*(through.embedded(lambda rows: network(rows), view) for view in inputs)).backward()
     torch.testing.assert_close(dict(through.named_buffers()), dict(encoder.named_buffers()))
+    whole, parts = copy.deepcopy(before), copy.deepcopy(before)
     with torch.no_grad():
         for view in inputs:
-            for part in view.split(3):
-                other.network(part)
-    torch.testing.assert_close(dict(encoder.named_buffers()), dict(other.named_buffers()))
+            whole.network(view)
+        parts.micro_batch = 3
+        for view in inputs:
+            parts.embedded(parts.network, view)
+    torch.testing.assert_close(dict(parts.named_buffers()), dict(encoder.named_buffers()))
+    norm, expected = encoder.network[1], whole.network[1]
+    torch.testing.assert_close(norm.running_mean, expected.running_mean)
+    assert norm.num_batches_tracked == expected.num_batches_tracked == 2
+    variance = torch.ones(8, dtype=torch.float64)
+    for view in inputs:
+        inside = before.network[0](view).view(2, 3, 8).var(dim=1).mean(dim=0)
+        variance = 0.9 * variance + 0.1 * inside.detach()
+    torch.testing.assert_close(norm.running_var, variance)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm], ids=["new", "old"])
+def test_spectral_norm_moves_once_and_the_second_pass_has_its_weights(norm):
+    encoders, inputs = [], torch.randn(2, 6, 5, dtype=torch.float64)
+    for _ in range(2):
+        torch.manual_seed(0)
+        encoder = Encoder()
+        norm(encoder.network[0])
+        encoders.append(encoder)
+    # The newer one begins where they hardly move any more.
+    with torch.no_grad():
+        for encoder in encoders:
+            for buffer in encoder.network[0].buffers():
+                buffer.copy_(torch.ones(len(buffer)) / len(buffer) ** 0.5)
+    one, other = encoders
+    torch.testing.assert_close(gradients(one, inputs, 2, NTXent()), gradients(other, inputs, None, NTXent()))
+    torch.testing.assert_close(dict(one.named_buffers()), dict(other.named_buffers()))
+
+
+class Counts(nn.Module):
+    """Counts its calls, or the first alone, in a buffer."""
+
+    def __init__(self, once):
+        super().__init__()
+        self.once = once
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs):
+        if not self.once or self.calls == 0:
+            self.calls = self.calls + 1
+        return inputs
+
+
+def test_other_state_that_moves_with_every_part_is_refused():
+    encoder, inputs = Encoder(), torch.randn(2, 6, 5, dtype=torch.float64)
+    encoder.network.append(Counts(once=True))
+    gradients(encoder, inputs, 2, NTXent())
+    encoder.network[-1].once = False
+    gradients(encoder, inputs, None, NTXent())
+    with pytest.raises(ValueError, match=r"^Encoder: micro_batch came with a network whose Counts.calls .module 5. ch"):
+        gradients(encoder, inputs, 2, NTXent())
+    gradients(encoder.eval(), inputs, 2, NTXent())
+
+
+def test_a_single_sample_before_batch_norm_is_refused():
+    encoder, inputs = Encoder(norm=True), torch.randn(2, 5, 5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"^Encoder: a part of a single sample came to a batch norm.*at least 3"):
+        gradients(encoder, inputs, 2, NTXent())
+    gradients(encoder, inputs, 3, NTXent())
 
 
 def test_no_activations_are_kept():
