@@ -31,3 +31,30 @@ def test_two_views_are_twice_the_samples():
     target = torch.tensor([0, 1, 0, 2, 1])
     both = SupCon()(torch.cat([a, b]), torch.cat([target, target]))
     torch.testing.assert_close(SupCon()(a, target, b), both)
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1, 1e-2, 1e-3])
+def test_single_precision_loses_nothing_where_a_class_has_come_together(spread):
+    draw = torch.Generator().manual_seed(0)
+    target = torch.arange(24) % 4
+    embeddings = F.normalize(torch.randn(4, 16, generator=draw), dim=-1)[target]
+    embeddings = embeddings + spread * torch.randn(24, 16, generator=draw) / 4
+    for label in (target, torch.arange(24) // 2):
+        values, slopes = [], []
+        for dtype in (torch.float32, torch.float64):
+            leaf = embeddings.to(dtype).requires_grad_()
+            values.append(SupCon(temperature=0.01)(leaf, label))
+            slopes.append(torch.autograd.grad(values[-1], leaf)[0])
+        assert values[0].dtype == torch.float32
+        torch.testing.assert_close(values[0].double(), values[1], rtol=1e-6, atol=0.0)
+        assert (slopes[0].double() - slopes[1]).norm() < 1e-6 * slopes[1].norm()
+
+
+def test_a_value_near_0_keeps_its_digits():
+    a = torch.eye(4).repeat_interleave(2, dim=0)
+    embeddings = (a + 0.3 * a.roll(1, dims=-1)).requires_grad_()
+    values = [
+        SupCon(0.02, 0.02)(embeddings.to(dtype), torch.arange(8) // 2) for dtype in (torch.float32, torch.float64)
+    ]
+    assert 0 < values[1] < 1e-9
+    torch.testing.assert_close(values[0].double(), values[1], rtol=1e-4, atol=0.0)
