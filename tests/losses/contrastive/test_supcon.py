@@ -51,10 +51,11 @@ def test_single_precision_loses_nothing_where_a_class_has_come_together(spread):
 
 
 def test_a_value_near_0_keeps_its_digits():
-    a = torch.eye(4).repeat_interleave(2, dim=0)
-    embeddings = (a + 0.3 * a.roll(1, dims=-1)).requires_grad_()
-    values = [
-        SupCon(0.02, 0.02)(embeddings.to(dtype), torch.arange(8) // 2) for dtype in (torch.float32, torch.float64)
-    ]
-    assert 0 < values[1] < 1e-9
-    torch.testing.assert_close(values[0].double(), values[1], rtol=1e-4, atol=0.0)
+    pairs = torch.eye(4).repeat_interleave(2, dim=0)
+    embeddings = pairs + 0.3 * pairs.roll(1, dims=-1)
+    unit = F.normalize(embeddings.double(), dim=-1)
+    # Each sample has one positive, at a cosine of 1, and six negatives.
+    negatives = (unit[0] @ unit[2:].mT / 0.04).logsumexp(dim=0)
+    value = SupCon(0.04, 0.04)(embeddings, torch.arange(8) // 2)
+    assert 0 < value < 1e-7
+    torch.testing.assert_close(value.double(), F.softplus(negatives - 25, threshold=40), rtol=1e-5, atol=0.0)
