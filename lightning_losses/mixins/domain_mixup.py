@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.mixins.mixup import unmixed
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.domains import check_domains
 from lightning_losses.numerics.rows import check_classes, labelled_rows
@@ -26,7 +27,8 @@ class DomainMixupMixin(ObjectiveMixin):
     The domains that the batch has stand on a ring, in a drawn order. The k-th sample of a domain is mixed with the k-th
     of the next one, as far as that has so many, with one share for each two domains, from a Beta distribution. A
     single domain is mixed with itself, sample by sample, which changes nothing. The draws are torch's own, on the CPU.
-    Partners are of the process's own batch, which should be balanced over domains; ignored samples are not mixed.
+    Partners are of the process's own batch, which should be balanced over domains; ignored samples are not mixed. A
+    trainer's evaluation mixes nothing and draws nothing: each sample is its own mixture.
 
     Training on mixtures is cross-entropy of them, ``Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target":
     "mixup_target"})``.
@@ -73,6 +75,8 @@ class DomainMixupMixin(ObjectiveMixin):
                 f"{type(self).__name__}: mixtures of domains need {', '.join(map(repr, missing))}; the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}."
             )
+        if self.evaluates:
+            return {**tensors, **unmixed(tensors["logits"], tensors["target"], 1, *ignored_targets(self))}
         shares = torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha).sample((self.num_domains,))
         inputs, target, domain = (tensors[name] for name in ("inputs", "target", "domain"))
         classes, order = tensors["logits"].shape[-1], torch.randperm(self.num_domains)

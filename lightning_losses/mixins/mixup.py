@@ -21,7 +21,8 @@ class MixupMixin(ObjectiveMixin):
     more samples its generalisation. Every sample has `mixup_count` mixtures, in blocks of the batch. They run through
     the network only if the objective uses them; permutations stay within the process's own batch. A sample is ignored
     if the objective ignores its target or if its probabilities are all 0. Ignored samples are not mixed into other
-    samples, and their own mixtures have no label: the loss is that of the kept samples alone.
+    samples, and their own mixtures have no label: the loss is that of the kept samples alone. A trainer's evaluation
+    mixes nothing and draws nothing: each sample is its own mixture.
 
     Mixup training is cross-entropy of the mixtures, ``Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target":
     "mixup_target"})``; RankMixup is cross-entropy of the samples and `RankMixupMNDCG` or `RankMixupMRL` of both.
@@ -69,6 +70,11 @@ class MixupMixin(ObjectiveMixin):
                 f"{type(self).__name__}: mixtures need {', '.join(map(repr, missing))}; the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}."
             )
+        if self.evaluates:
+            return {
+                **tensors,
+                **unmixed(tensors["logits"], tensors["target"], self.mixup_count, *ignored_targets(self)),
+            }
         with self.beside_the_batch():
             logits, target = self.mixtures(tensors["inputs"], tensors["target"], tensors["logits"].shape[-1])
         return {**tensors, "mixup_logits": logits, "mixup_target": target}
@@ -115,12 +121,7 @@ def mix(
     check_number("mix", "alpha", alpha, above=0)
     if not inputs.is_floating_point():
         raise ValueError(f"mix: inputs have dtype {inputs.dtype}; only floating-point inputs can be mixed.")
-    if target.is_floating_point():
-        kept, probabilities = labelled_rows(target), target
-    else:
-        kept = labelled_rows(target, *ignored)
-        check_classes("mix", target.masked_fill(~kept, -100), num_classes)
-        probabilities = F.one_hot(target.masked_fill(~kept, 0), num_classes).to(inputs.dtype) * kept.unsqueeze(-1)
+    kept, probabilities = _probabilities(target, num_classes, inputs.dtype, *ignored)
     weights = torch.distributions.Dirichlet(torch.full((size,), float(alpha))).sample().tolist()
     mixed_inputs, mixed_target = weights[0] * inputs, weights[0] * probabilities
     for weight in weights[1:]:
@@ -128,6 +129,31 @@ def mix(
         mixed_inputs = mixed_inputs + weight * inputs[order]
         mixed_target = mixed_target + weight * probabilities[order]
     return mixed_inputs, mixed_target
+
+
+def unmixed(
+    logits: Float[Tensor, "batch classes"], target: Shaped[Tensor, "batch ..."], count: int, *ignored: int
+) -> dict[str, Tensor]:
+    """The `mixup_logits` and `mixup_target` of samples that are each their own mixture, in `count` blocks of the batch.
+
+    Example:
+        >>> unmixed(torch.zeros(1, 2), torch.tensor([1]), 2)["mixup_target"]
+        tensor([[0., 1.],
+                [0., 1.]])
+    """
+    _, probabilities = _probabilities(target, logits.shape[-1], logits.dtype, *ignored)
+    return {"mixup_logits": logits.repeat(count, 1), "mixup_target": probabilities.repeat(count, 1)}
+
+
+def _probabilities(
+    target: Shaped[Tensor, "batch ..."], num_classes: int, dtype: torch.dtype, *ignored: int
+) -> tuple[Bool[Tensor, " batch"], Float[Tensor, "batch classes"]]:
+    """Which samples have a label, and the probabilities of the classes, 0 without a label."""
+    if target.is_floating_point():
+        return labelled_rows(target), target
+    kept = labelled_rows(target, *ignored)
+    check_classes("mix", target.masked_fill(~kept, -100), num_classes)
+    return kept, F.one_hot(target.masked_fill(~kept, 0), num_classes).to(dtype) * kept.unsqueeze(-1)
 
 
 def _partners(kept: Bool[Tensor, " batch"]) -> Int[Tensor, " batch"]:

@@ -27,14 +27,16 @@ class TwoViews(GradCache, DistillationMixin):
     The views are the step's `inputs` and `other_inputs`, if it has both, as data with ``pairs=True`` give them. Else
     `augmentation` makes them of `inputs`: a view depends only on `view_seed`, the sample's `index` and the view's
     number, which grows from epoch to epoch and begins at 0 in evaluation. Without an `index` torch's random state
-    decides. Further tensors are made if the objective takes them:
+    decides in training, and the sample's place in the batch in a trainer's evaluation. Further tensors are made if the
+    objective takes them:
 
     - `predictions`, `predictions_b`: what `predict` makes of the embeddings;
     - `target_embeddings`, `target_embeddings_b`: the teacher's embeddings of both views, if a teacher is set, as
       `EMATeacherMixin` does; else the embeddings themselves, as constants;
     - `crop_embeddings`: the embeddings of `crops` further views that `crop_augmentation` makes;
     - `mixed_embeddings`, `partner_embeddings`, `mix_share`: every first view is mixed with the second view of another
-      sample of the process's batch; the share is drawn uniformly, once for the batch;
+      sample of the process's batch; the share is drawn uniformly, once for the batch. A trainer's evaluation mixes
+      nothing: the share is 1, and each sample its own partner;
     - `queue`: the embeddings that were enqueued in the steps before, the newest first, once there are any; see
       `start_queue`.
 
@@ -103,6 +105,9 @@ class TwoViews(GradCache, DistillationMixin):
         Args:
             size: the most rows that are kept, at least 1.
             dim: D, the width of embeddings.
+
+        Raises:
+            ValueError: a size or width below 1; in the first step, an objective without a term that takes `queue`.
         """
         check_count("two_views", "size", size)
         check_count("two_views", "dim", dim)
@@ -111,6 +116,14 @@ class TwoViews(GradCache, DistillationMixin):
         self.register_buffer("past_count", torch.zeros((), dtype=torch.int64))
         self.__dict__["_queued"] = 0
         self.register_load_state_dict_post_hook(_count_queued)  # type: ignore[no-untyped-call]
+
+    def check_queue_is_taken(self) -> None:
+        """Raise ``ValueError`` if no term of the objective takes `queue`, which would be filled for nothing."""
+        if not self.objective.needs("queue"):
+            raise ValueError(
+                f"{type(self).__name__}: a queue came with an objective none of whose terms takes 'queue'; give a loss "
+                "that does, as nt_xent, or keep no queue."
+            )
 
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
         """Embed two views, evaluate `self.objective`, and return the step's output with the embeddings."""
@@ -154,6 +167,8 @@ class TwoViews(GradCache, DistillationMixin):
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add what the objective takes of the two views."""
+        if "_queued" in self.__dict__:
+            self.check_queue_is_taken()
         tensors = super().objective_tensors(tensors)
         queued = read_once(self, "queued", lambda: self.__dict__.get("_queued"))
         queue = {"queue": self.past_embeddings[:queued]} if queued else {}
@@ -203,13 +218,17 @@ class TwoViews(GradCache, DistillationMixin):
             with self.beside_the_batch():
                 crops = [self.embedded(self.embed, crop) for crop in tensors["crop_inputs"].unbind(dim=1)]
             offered["crop_embeddings"] = torch.stack(crops, dim=1)
-        if self._wants(["mixed_embeddings"], tensors):
+        if self._wants(["mixed_embeddings"], tensors) and self.evaluates:
+            unmixed, partner = (tensors[name] for name in _EMBEDDINGS)
+            share = torch.ones(len(unmixed), device=unmixed.device)
+            offered |= {"mixed_embeddings": unmixed, "partner_embeddings": partner, "mix_share": share}
+        elif self._wants(["mixed_embeddings"], tensors):
             first, second, embeddings_b = tensors["inputs"], tensors["other_inputs"], tensors["embeddings_b"]
-            share, order = float(torch.rand(())), torch.randperm(len(first)).to(first.device)
+            drawn, order = float(torch.rand(())), torch.randperm(len(first)).to(first.device)
             with self.beside_the_batch():
-                offered["mixed_embeddings"] = self.embedded(self.embed, share * first + (1 - share) * second[order])
+                offered["mixed_embeddings"] = self.embedded(self.embed, drawn * first + (1 - drawn) * second[order])
             offered["partner_embeddings"] = embeddings_b[order]
-            offered["mix_share"] = torch.full((len(first),), share, device=first.device)
+            offered["mix_share"] = torch.full((len(first),), drawn, device=first.device)
         return offered
 
     def _crops(self, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +246,10 @@ class TwoViews(GradCache, DistillationMixin):
         epoch = trainer.current_epoch if trainer is not None and trainer.training else 0
         number = epoch * (2 + self.crops) + view
         # Reading the positions of a batch on a device waits for it once.
-        places = torch.randint(2**62, (len(inputs),)).tolist() if index is None else index.tolist()
+        if index is not None:
+            places = index.tolist()
+        else:
+            places = list(range(len(inputs))) if self.evaluates else torch.randint(2**62, (len(inputs),)).tolist()
         views = [
             seeded_view(augmentation, one, self.view_seed, number, place)
             for one, place in zip(inputs, places, strict=True)

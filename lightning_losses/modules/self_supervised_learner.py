@@ -14,7 +14,7 @@ from lightning_losses.mixins.ema_teacher import Buffers, EMATeacherMixin
 from lightning_losses.mixins.two_views import TwoViews
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, parameters_to_train, with_scheduler
 from lightning_losses.networks.projected_encoder import Norm, ProjectedEncoder, perceptron
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.objective import Objective
 
 
@@ -33,7 +33,7 @@ class SelfSupervisedLearner(TwoViews, L.LightningModule):
         views_together: see `TwoViews`.
         crops: see `TwoViews`.
         crop_augmentation: see `TwoViews`.
-        queue_size: how many past embeddings are kept and offered as `queue`; 0 for none.
+        queue_size: how many past embeddings are kept and offered as `queue`, which some term must take; 0 for none.
         view_seed: see `TwoViews`.
         micro_batch: see `GradCache`; None embeds a batch at once.
         optimizer: a function that makes the optimizer from the parameters; AdamW with its defaults if None.
@@ -72,6 +72,7 @@ class SelfSupervisedLearner(TwoViews, L.LightningModule):
         super().__init__()
         check_number(type(self).__name__, "view_seed", view_seed, least=0)
         check_number(type(self).__name__, "crops", crops, least=0)
+        check_count(type(self).__name__, "queue_size", queue_size, zero="for none")
         self.network = network
         self.objective = objective
         self.augmentation, self.view_seed, self.views_together = augmentation, view_seed, views_together
@@ -80,6 +81,7 @@ class SelfSupervisedLearner(TwoViews, L.LightningModule):
             dim = network.num_embeddings
             self.predictor = perceptron([dim, predictor_width or max(dim // 4, 1), dim], predictor_norm)
         if queue_size:
+            self.check_queue_is_taken()
             self.start_queue(queue_size, network.num_embeddings)
         self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
         self.make_scheduler = scheduler

@@ -76,10 +76,11 @@ def check_temperature(loss: str, temperature: Any) -> None:
     check_number(loss, "temperature", temperature, above=0, most=1e9)
 
 
-def check_count(loss: str, name: str, value: Any) -> None:
-    """Raise ``ValueError`` unless `value` is a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{loss}: {name}={value!r} came; give a whole number of at least 1.")
+def check_count(loss: str, name: str, value: Any, zero: str | None = None) -> None:
+    """Raise ``ValueError`` unless `value` is a whole number of at least 1, or 0 if that means what `zero` says."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < (zero is None):
+        besides = "" if zero is None else f", or 0 {zero}"
+        raise ValueError(f"{loss}: {name}={value!r} came; give a whole number of at least 1{besides}.")
 
 
 def check_choice(loss: str, name: str, value: Any, choices: Any) -> None:

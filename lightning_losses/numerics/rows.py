@@ -129,9 +129,11 @@ def labelled_rows(target: Shaped[Tensor, "..."], *ignored: int) -> Bool[Tensor, 
 
 
 def check_classes(
-    loss: str, target: Int[Tensor, "*rows"], classes: int, ignore_index: int = -100
+    loss: str, target: Int[Tensor, "*rows"], classes: int, ignore_index: int = -100, name: str = "target"
 ) -> Bool[Tensor, "*rows"]:
     """Which rows are kept; raises ``ValueError`` if one is out of range, where that can be known for free or must be.
+
+    The error calls the tensor by `name`.
 
     Example:
         >>> check_classes("demo", torch.tensor([1, -100]), 2)
@@ -143,7 +145,7 @@ def check_classes(
         bad = kept & ~inside
         if known_somewhere(bad) or (debugging() and bool(bad.any())):
             raise ValueError(
-                f"{loss}: target {int(target[bad][0])} came with {classes} classes; give 0 to {classes - 1}, or "
+                f"{loss}: {name} {int(target[bad][0])} came with {classes} classes; give 0 to {classes - 1}, or "
                 f"ignore_index={ignore_index}."
             )
     return kept

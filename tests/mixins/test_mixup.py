@@ -1,9 +1,12 @@
+import lightning as L
 import pytest
 import torch
 from torch import nn
 
 from lightning_losses import CrossEntropy, Objective, RankMixupMNDCG, Term
 from lightning_losses.mixins.mixup import mix
+from lightning_losses.modules.domain_mixup_classifier import DomainMixupClassifier
+from lightning_losses.modules.manifold_mixup_classifier import ManifoldMixupClassifier
 from lightning_losses.modules.mixup_classifier import MixupClassifier
 
 MIXUP = {"mixup": Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target": "mixup_target"})}
@@ -109,3 +112,29 @@ def test_a_target_out_of_range_is_refused():
 def test_integer_inputs_are_refused():
     with pytest.raises(ValueError, match="int64"):
         mix(torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1]), 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (MixupClassifier, {}),
+        (ManifoldMixupClassifier, {"manifold_layers": ["0"]}),
+        (DomainMixupClassifier, {"num_domains": 2}),
+    ],
+    ids=["inputs", "layers", "domains"],
+)
+def test_evaluation_mixes_nothing_and_draws_nothing(kind, options):
+    class Validated(kind):
+        def validation_step(self, batch, batch_idx):
+            state = torch.get_rng_state()
+            output = self.apply_objective(**batch, logits=self(batch["inputs"]))
+            assert torch.equal(torch.get_rng_state(), state)
+            losses.append(output["loss"])
+
+    losses = []
+    learner = Validated(network=nn.Sequential(nn.Linear(4, 3)), objective=Objective(MIXUP), num_classes=3, **options)
+    data = {**batch(), "domain": torch.arange(6) % 2}
+    data["target"][1] = -100
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.validate(learner, torch.utils.data.DataLoader([data], batch_size=None), verbose=False)
+    torch.testing.assert_close(losses[0], nn.functional.cross_entropy(learner(data["inputs"]), data["target"]))

@@ -243,3 +243,29 @@ def test_a_step_without_two_views_is_refused(change, given, told):
     with pytest.raises(ValueError) as caught:
         module.training_step(given, 0)
     assert str(caught.value) == f"Learner: {told}"
+
+
+def test_a_trainers_evaluation_mixes_nothing_and_draws_nothing(tmp_path):
+    class Watched(Learner):
+        def validation_step(self, batch, batch_idx):
+            state = torch.get_rng_state()
+            steps.append(super().validation_step(batch, batch_idx))
+            assert torch.equal(torch.get_rng_state(), state)
+
+    steps, data = [], {"inputs": INPUTS}
+    module = Watched(MixedBarlowTwins())
+    trainer = L.Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    for _ in range(2):
+        trainer.validate(module, torch.utils.data.DataLoader([data], batch_size=None), verbose=False)
+    assert torch.equal(steps[0]["inputs"], steps[1]["inputs"]) and steps[0]["loss"] == steps[1]["loss"]
+    a, b = (steps[0][name] for name in ("embeddings", "embeddings_b"))
+    one = torch.ones(len(a))
+    torch.testing.assert_close(steps[0]["loss"], MixedBarlowTwins()(a, b, a, b, one))
+
+
+def test_a_queue_that_no_term_takes_is_refused():
+    with pytest.raises(ValueError, match="^Learner: a queue came with an objective none of whose terms takes 'queue'"):
+        Learner(BarlowTwins(), queue=4).training_step(batch(), 0)

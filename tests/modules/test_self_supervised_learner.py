@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses import BarlowTwins, DINOLoss, NegativeCosine, Objective
+from lightning_losses import BarlowTwins, DINOLoss, NegativeCosine, NTXent, Objective
 from lightning_losses.data.random_views import RandomSignal
 from lightning_losses.modules.self_supervised_learner import MovingTargetLearner, SelfSupervisedLearner
 from lightning_losses.networks.conv1d import Conv1D
@@ -34,18 +34,38 @@ def fit(module, folder):
 
 
 def test_it_trains_what_the_objective_takes_and_validates_on_fixed_views(tmp_path):
-    module = learner(SelfSupervisedLearner, NegativeCosine(), queue_size=6)
+    module = learner(SelfSupervisedLearner, NegativeCosine())
     before = {name: parameter.clone() for name, parameter in module.named_parameters()}
     metrics = fit(module, tmp_path).callback_metrics
     assert -1 <= metrics["val/loss"] <= 1 and "train/loss" in metrics
     assert any("predictor" in name for name in before)
     assert all(bool((parameter != before[name]).any()) for name, parameter in module.named_parameters())
-    assert bool((module.past_embeddings != 0).any(dim=1).all())
     module.eval()
     # Without a trainer's epoch, as in validation.
     assert torch.equal(module.validation_step(BATCHES[0], 0)["inputs"], module.validation_step(BATCHES[0], 0)["inputs"])
     assert torch.equal(module.predict_step(BATCHES[0], 0), module.network.features(INPUTS[:4]))
     assert not hasattr(learner(SelfSupervisedLearner, BarlowTwins()), "predictor")
+
+
+@pytest.mark.parametrize(
+    ("loss", "size", "told"),
+    [
+        (NTXent(), -1, "queue_size=-1 came; give a whole number of at least 1, or 0 for none."),
+        (NTXent(), 2.0, "queue_size=2.0 came; give a whole number of at least 1, or 0 for none."),
+        (
+            BarlowTwins(),
+            6,
+            "a queue came with an objective none of whose terms takes 'queue'; give a loss that does, as nt_xent, or "
+            "keep no queue.",
+        ),
+    ],
+    ids=["negative", "no whole number", "for nothing"],
+)
+def test_a_queue_that_is_none_or_that_nothing_takes_is_refused(loss, size, told):
+    with pytest.raises(ValueError) as error:
+        learner(SelfSupervisedLearner, loss, queue_size=size)
+    assert str(error.value) == f"SelfSupervisedLearner: {told}"
+    assert learner(SelfSupervisedLearner, NTXent(), queue_size=6).past_embeddings.shape == (6, 4)
 
 
 def test_the_targets_decay_rises_to_1_and_the_centre_moves(tmp_path):

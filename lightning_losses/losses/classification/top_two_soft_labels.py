@@ -68,7 +68,8 @@ class TopTwoSoftLabels(RowLoss):
             )
         share = full_precision(target_share.detach()).to(given.logits.dtype)
         kept = target != self.ignore_index
-        has_second = check_classes(self._identifier, second_target.masked_fill(~kept, -100), logits.shape[-1])
+        second_kept = second_target.masked_fill(~kept, -100)
+        has_second = check_classes(self._identifier, second_kept, logits.shape[-1], name="second_target")
         outside = ((share < 0.5 - _ROUNDING) | (share > 1 + _ROUNDING)) & kept
         refuse_where(outside, self._identifier, "target_share", share, "in [0.5, 1]")
         share = (

@@ -39,7 +39,7 @@ def test_votes_become_classes_and_shares():
     ("changed", "told"),
     [
         ({"target_share": SHARE - 0.2}, "target_share holds 0.3; give numbers in [0.5, 1]."),
-        ({"second_target": SECOND + 3}, "target 5 came with 4 classes; give 0 to 3, or ignore_index=-100."),
+        ({"second_target": SECOND + 3}, "second_target 5 came with 4 classes; give 0 to 3, or ignore_index=-100."),
         (
             {"second_target": SECOND[:2]},
             "second_target of shape [2] came with a target of shape [3]; give both the same.",
