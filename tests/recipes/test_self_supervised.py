@@ -54,13 +54,24 @@ def test_each_seed_draws_weights_and_split_for_both_networks():
     [
         ("contrastive.seeds=[]", "contrastive.seeds: none came; give at least one."),
         ("contrastive.claims.0.differences.0.metric=sise", "claims: there is no metric 'sise'"),
+        ("objective=ce", "objective: ce need logits or features, and two views are only embedded; give an objective"),
+        (
+            "objective=supcon",
+            "objective: ce and supcon need logits or features, and two views are only embedded; of this one the rest "
+            "can be trained, by '~objective.terms.ce' '~objective.terms.supcon.inputs'.",
+        ),
     ],
-    ids=["seeds", "claim"],
+    ids=["seeds", "claim", "logits", "features"],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told):
     with pytest.raises(ConfigError) as caught:
         rehearse(composed("experiment=contrastive", *SHORT, override))
     assert str(caught.value).startswith(told)
+
+
+def test_what_is_advised_for_supcon_trains_the_labelled_rows():
+    changes = ["objective=supcon", "~objective.terms.ce", "~objective.terms.supcon.inputs"]
+    rehearse(composed("experiment=contrastive", *SHORT, *changes))
 
 
 @pytest.mark.parametrize("objective", ["dino_loss objective.terms.dino_loss.loss.feature_dim=8", "negative_cosine"])

@@ -28,6 +28,7 @@ from lightning_losses.experiments.training.training import (
 )
 from lightning_losses.metrics.neighbours import knn_accuracy
 from lightning_losses.networks.projected_encoder import ProjectedEncoder, without_head
+from lightning_losses.objective import Term
 
 # Whose features are measured: those of first weights, of the objective, and of the same network with the labels alone.
 RUNS = ("untrained", "pretrained", "supervised")
@@ -75,6 +76,7 @@ class SelfSupervisedTraining(ScoredStudent):
         """Take a step with the first seed's networks, and read the claims."""
         self.claims()
         first, *others = self.seed_trainings()
+        _check_terms(first[0].build().get_submodule("objective"))
         rehearse_seeds(first, (one for pair in others for one in pair), self.resumed)
 
     def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
@@ -142,6 +144,24 @@ def encoder_of(network: nn.Module) -> nn.Module:
     bare = copy.deepcopy(network)
     without_head(bare)
     return bare
+
+
+def _check_terms(objective: nn.Module) -> None:
+    """Raise ``ConfigError`` for terms that need what a classifier makes; two views are embedded, and not classified."""
+    terms = {name: term for name, term in objective.get_submodule("terms").named_children() if isinstance(term, Term)}
+    classify = [name for name, term in terms.items() if term.needs.get("logits")]
+    renamed = [name for name, term in terms.items() if term.needs.get("features")]
+    if not classify and not renamed:
+        return
+    changes = [f"'~objective.terms.{name}'" for name in classify]
+    changes += [f"'~objective.terms.{name}.inputs'" for name in renamed if name not in classify]
+    advice = "give an objective of embeddings, as objective=nt_xent"
+    if len(classify) < len(terms):
+        advice = f"of this one the rest can be trained, by {' '.join(changes)}"
+    raise ConfigError(
+        f"objective: {' and '.join(dict.fromkeys(classify + renamed))} need logits or features, and two views are only "
+        f"embedded; {advice}."
+    )
 
 
 def feature_accuracies(encoder: nn.Module, data: ImageData, neighbours: int = 20) -> dict[str, float]:

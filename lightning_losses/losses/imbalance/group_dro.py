@@ -19,11 +19,12 @@ class GroupDRO(Loss):
 
     ``sum_g q_g ℓ_g`` with ℓ_g the group's mean cross-entropy and, in every training step before that,
     ``q_g ← q_g exp(η ℓ_g)``, scaled to a sum of 1; q has no gradient. A group without a sample in the batch has ℓ = 0
-    there. log q is a buffer, in checkpoints, and begins with equal weights; evaluation leaves it as it is. Use batches
-    with equally many samples of all groups and a strong weight decay, as the authors do.
+    there. log q is a buffer, in checkpoints, and begins with equal weights; evaluation, and a call without gradients,
+    leave it as it is. Use batches with equally many samples of all groups and a strong weight decay, as the authors do.
 
     If `step` is given, as by `ObjectiveMixin`, all batches of one step begin with the weights of the step before, and
-    the weights of its last batch are kept. Without it every call in training is a step.
+    the weights of its last batch are kept: they move once in a step, also where batches are accumulated or a batch
+    passes again. Without it every call in training is a step.
 
     Args:
         num_groups: at least 1.
@@ -88,7 +89,8 @@ class GroupDRO(Loss):
         values = -pick(log_probabilities(rows.logits), rows.target).flatten()
         kept = None if rows.kept is None else rows.kept.flatten()
         losses = domain_means(values, domain_members(domain.flatten(), self.num_groups, kept, values))
-        log_weights = self._moved(losses.detach(), step) if self.training else self.log_weights
+        moves = self.training and torch.is_grad_enabled()
+        log_weights = self._moved(losses.detach(), step) if moves else self.log_weights
         return (log_weights.exp().to(losses) * losses).sum()
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lightning_losses.losses import GroupDRO
 
@@ -41,6 +42,18 @@ def test_batches_of_one_step_begin_alike_and_calls_without_a_step_go_on():
     torch.testing.assert_close(torch.stack(values), torch.stack([first, second]))
 
 
+def test_weights_move_once_in_a_step_of_several_batches_and_of_passes_that_run_again():
+    once, again = GroupDRO(3, eta=0.5).double(), GroupDRO(3, eta=0.5).double()
+    for step in range(2):
+        once(LOGITS[1], TARGET[1], DOMAIN, step=step)
+        leaf = LOGITS[1].clone().requires_grad_()
+        again(LOGITS[0], TARGET[0], DOMAIN, step=step)
+        checkpoint(
+            lambda logits, step=step: again(logits, TARGET[1], DOMAIN, step=step), leaf, use_reentrant=False
+        ).backward()
+        torch.testing.assert_close(again.log_weights, once.log_weights)
+
+
 def test_limits_of_eta():
     value = GroupDRO(3, eta=0.0).double()(LOGITS[0], TARGET[0], DOMAIN)
     torch.testing.assert_close(value, losses(0).mean())
@@ -52,7 +65,9 @@ def test_evaluation_and_numbers_that_are_none_leave_the_weights():
     loss = GroupDRO(3, eta=0.5).double()
     loss(LOGITS[0], TARGET[0], DOMAIN)
     before = loss.log_weights.clone()
-    loss.eval()(LOGITS[1], TARGET[1], DOMAIN)
+    evaluated = loss.eval()(LOGITS[1], TARGET[1], DOMAIN)
+    with torch.no_grad():
+        assert torch.equal(loss.train()(LOGITS[1], TARGET[1], DOMAIN, step=1), evaluated)
     assert bool(loss.train()(LOGITS[1] * torch.nan, TARGET[1], DOMAIN).isnan())
     assert torch.equal(loss.log_weights, before)
 
