@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.domains.domain_penalty import FeaturePenalty
+from lightning_losses.losses.domains.domain_penalty import FeaturePenalty, refuse_fourth_powers
 from lightning_losses.numerics.domains import mean_over_pairs
 from lightning_losses.numerics.settings import Weight
 
@@ -29,7 +29,8 @@ class CORAL(FeaturePenalty):
         A scalar; 0 with fewer than two domains.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a domain out of range, on a CPU and under `debug`.
+        ValueError: shapes or dtypes that do not fit; a domain out of range, or features above about 3e8 in float32,
+            whose fourth powers are too large, on a CPU and under `debug`.
 
     Source:
         Sun and Saenko, 2016, "Deep CORAL: Correlation Alignment for Deep Domain Adaptation", arXiv:1607.01719, of two
@@ -51,6 +52,7 @@ class CORAL(FeaturePenalty):
         self, features: Float[Tensor, "batch dim"], member: Float[Tensor, "domains batch"]
     ) -> Float[Tensor, ""]:
         """The value of the batch."""
+        refuse_fourth_powers(self._identifier, features)
         number = member.sum(dim=1)
         means = member @ features / number.clamp(min=1).unsqueeze(1)
         centred = features - member.mT @ means

@@ -1,8 +1,10 @@
 import itertools
+import re
 
+import pytest
 import torch
 
-from lightning_losses.losses import CORAL
+from lightning_losses.losses import CORAL, MMD, Fishr
 from tests.losses.domains.batches import DOMAIN, FEATURES, ROWS, without
 
 
@@ -37,3 +39,22 @@ def test_a_domain_of_one_sample_has_a_mean_and_no_covariance():
     means = torch.stack([FEATURES[ROWS[0]].mean(dim=0), FEATURES[ROWS[1]].mean(dim=0), FEATURES[rows[-1]]])
     expected = torch.pdist(means).square().mean() / 3
     torch.testing.assert_close(CORAL(3)(FEATURES[rows], DOMAIN[rows]) - value, expected)
+
+
+@pytest.mark.parametrize("make", [CORAL, MMD, lambda count: Fishr(count, num_classes=4, feature_dim=3)])
+def test_large_features_are_finite_or_refused(make):
+    loss, outcomes = make(3), {}
+    given = {"logits": torch.randn(len(DOMAIN), 4), "target": DOMAIN} if isinstance(loss, Fishr) else {}
+    signs = FEATURES.sign().float()
+    for size in (1e3, 5e7, 1e12, 1e30, 3e38):
+        leaf = (size * signs).requires_grad_()
+        try:
+            value = loss(features=leaf, domain=DOMAIN, **given)
+        except ValueError as error:
+            outcomes[size] = str(error)
+            continue
+        assert value.isfinite() and torch.autograd.grad(value, leaf)[0].isfinite().all()
+    # MMD's kernels are 0 of large distances.
+    assert list(outcomes) == ([] if isinstance(loss, MMD) else [1e12, 1e30, 3e38])
+    for told in outcomes.values():
+        assert re.fullmatch(r"\w+: features holds \S+; give numbers up to \S+ in size, whose fourth .* can hold.", told)
