@@ -1,5 +1,6 @@
 """Watches how well scores tell the evaluated data from foreign data."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, field
 from typing import Any
@@ -28,7 +29,9 @@ class OutOfDistribution(DeclaredCallback):
     ``auroc``, ``fpr95_id_positive``, ``fpr95_ood_positive``, ``aupr_id``, ``aupr_ood``; checkpoints and early stopping
     can monitor them. Scores that learn are fitted anew each time, to the training data. The module, called on a batch's
     inputs, gives the logits. Processes share the samples out among them, each sample once; under FSDP2 each measures on
-    a temporary copy with whole weights. Weights, buffers, gradients and torch's random states stay as they are.
+    a temporary copy with whole weights. The trainer's `limit_val_batches` and `limit_test_batches` hold for the
+    evaluated data and for each foreign set, counted from the data sets' beginnings. Weights, buffers, gradients and
+    torch's random states stay as they are.
 
     Cost: every n epochs, the scores' passes over the evaluated and the foreign data, and one over the training data if
     a score learns.
@@ -131,10 +134,11 @@ class OutOfDistribution(DeclaredCallback):
                 pairs = (inputs_and_target(self.name, b) for b in self._share(trainer, module, train, "training"))
                 fit_scores(list(self.scores.values()), network, pairs)
             self._tune(trainer, module, network)
-            known = self._scores(trainer, module, network, sources[self.dataloader_idx], "in-distribution")
+            limit = trainer.limit_val_batches if stage == "val" else trainer.limit_test_batches
+            known = self._scores(trainer, module, network, sources[self.dataloader_idx], "in-distribution", limit)
             values: dict[str, float] = {}
             for name, data in self.foreign.items():
-                foreign = self._scores(trainer, module, network, data, "foreign")
+                foreign = self._scores(trainer, module, network, data, "foreign", limit)
                 for score in self.scores:
                     found = _measured(known[score], foreign[score])
                     values |= {f"{stage}/ood/{score}/{name}/{measure}": value for measure, value in found.items()}
@@ -162,18 +166,31 @@ class OutOfDistribution(DeclaredCallback):
             score.tune(network, known, foreign)
 
     def _scores(
-        self, trainer: L.Trainer, module: L.LightningModule, network: Any, data: Any, kind: str
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        network: Any,
+        data: Any,
+        kind: str,
+        limit: float | None,
     ) -> dict[str, Tensor]:
-        """Every score of this process's share of some data."""
+        """Every score of this process's share of some data, of so many batches or such a fraction of them."""
         parts = [
-            scores_of(self.scores, network, inputs_of(batch)) for batch in self._share(trainer, module, data, kind)
+            scores_of(self.scores, network, inputs_of(batch))
+            for batch in self._share(trainer, module, data, kind, limit)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in self.scores}
 
-    def _share(self, trainer: L.Trainer, module: L.LightningModule, data: Any, kind: str) -> Iterator[Any]:
+    def _share(
+        self, trainer: L.Trainer, module: L.LightningModule, data: Any, kind: str, limit: float | None = None
+    ) -> Iterator[Any]:
         loader = _loader_of(data)
         size = getattr(loader, "batch_size", None)
-        for batch in share_of_samples(self.name, loader, trainer.world_size, trainer.global_rank, size, kind=kind):
+        share = share_of_samples(self.name, loader, trainer.world_size, trainer.global_rank, size, kind=kind)
+        if isinstance(limit, float):
+            # As a trainer counts; of a small foreign set at least one.
+            limit = max(int(limit * len(share)), 1)
+        for batch in itertools.islice(share, limit):
             yield on_the_device(trainer, module, batch)
 
 

@@ -100,6 +100,20 @@ def by_hand(module, stage, names=("noise", "other"), known=VAL):
     return values
 
 
+@pytest.mark.parametrize(("limit", "known", "foreign"), [(1, 8, 256), (0.7, 16, 512)])
+def test_limits_of_batches_are_heeded(limit, known, foreign, tmp_path):
+    rows = 5 * torch.randn(600, 5, generator=torch.Generator().manual_seed(2))
+    seen = {}
+    for name, limits, loader, other in (
+        ("limited", {"limit_val_batches": limit}, VAL, rows),
+        ("cut", {}, TensorDataset(*VAL[:known]), rows[:foreign]),
+    ):
+        watching = OutOfDistribution({"energy": Energy()}, {"far": TensorDataset(other)})
+        trainer(tmp_path, watching, **limits).validate(Classifying(), DataLoader(loader, 8), verbose=False)
+        seen[name] = watching.latest
+    assert seen["limited"] == pytest.approx(seen["cut"]) and len(seen["cut"]) == 5
+
+
 def test_validation_and_test_log_the_measures_and_change_nothing(tmp_path):
     watching = callback()
     L.seed_everything(1, verbose=False)
