@@ -30,7 +30,7 @@ MISTAKES = [
         "mixins/mixup.py",
         "tests/mixins/test_mixup.py",
         ("mixed_target + weight * probabilities[order]", "mixed_target + weight * probabilities"),
-        (".to(inputs.dtype) * kept.unsqueeze(-1)", ".to(inputs.dtype)"),
+        (".to(dtype) * kept.unsqueeze(-1)", ".to(dtype)"),
         ("order = order[(~kept[order]).to(torch.uint8).argsort(stable=True)]", "pass"),
     ),
     *of(
