@@ -56,7 +56,8 @@ class StateOfParts:
             raise
         self.behind.append((rows, [buffer.clone() for buffer in self.moving]))
         for name, buffer in self._others().items():
-            if buffer is not others.get(name) or buffer._version != stamps[name]:
+            before = others.get(name)
+            if before is None or buffer is not before or buffer._version != stamps[name]:
                 self.calls_that_moved[name] = self.calls_that_moved.get(name, 0) + 1
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
