@@ -52,6 +52,8 @@ def seed_intervals(
             f"seed_intervals: {len(panels)} panels and {len(stages)} stages came; give some, and up to "
             f"{len(_MARKERS)} stages, with all or the first ones for each run."
         )
+    # Of a stage that no run has there is nothing to tell.
+    stages = stages[: max(map(len, lines_of_all), default=0)]
     runs = list(next(iter(panels.values())))
     with paper_style():
         # Many rows get less space each, to fit on a page.
@@ -103,7 +105,9 @@ def seed_intervals(
         axes[0].set_ylim(len(runs) - 0.4, -0.6)
         handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
         if len(stages) > 1:
-            figure.legend(handles, labels, loc="outside upper left", ncols=len(stages))
+            # A single panel is too narrow for two names beside each other.
+            ncols = len(stages) if len(panels) > 1 else 1
+            figure.legend(handles, labels, loc="outside upper left", ncols=ncols)
     return figure
 
 

@@ -34,6 +34,17 @@ def test_a_run_far_off_leaves_the_axis_to_the_others_and_says_its_number():
     assert seed_intervals({str(k): lines for k in range(5)}, stages=["as trained"]).get_size_inches()[0] <= 7
 
 
+def test_only_what_is_drawn_is_in_the_legend():
+    names = ["as trained", "after temperature scaling"]
+    assert seed_intervals({"MRR": {"ce": [(0.3, 0.2, 0.4)]}}, stages=names).legends == []
+    figure = seed_intervals({"ECE": LINES}, stages=names)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    # A single panel is narrow: one name below the other, none beyond the figure's edge.
+    figure.draw_without_rendering()
+    assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in legend.get_texts())
+
+
 @pytest.mark.parametrize(("panels", "stages"), [({}, ["before"]), ({"ECE": LINES}, [])])
 def test_nothing_to_draw_is_refused(panels, stages):
     with pytest.raises(ValueError, match="seed_intervals"):
