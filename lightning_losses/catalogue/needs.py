@@ -95,6 +95,8 @@ NEEDS = (
                 "nt_xent",
                 "pre-trains without labels: each view picks its sample's other view out of the batch (SimCLR)",
                 "lightning-losses train experiment=contrastive objective=nt_xent",
+                "a linear probe by 400 labels 2.7 ± 2.0 points over a network trained on these labels alone",
+                "self_supervised.md",
             ),
             Answer(
                 "barlow_twins",
@@ -244,6 +246,8 @@ NEEDS = (
                 "decoupled_softmax",
                 "ranks thousands of labels, without pushing one of a sample's labels down for another",
                 "lightning-losses train experiment=extreme objective=decoupled_softmax",
+                "precision@1 +4.55 ± 1.13 points over binary cross-entropy, +2.84 ± 0.84 over multilabel_infonce",
+                "results/extreme.md",
             ),
             Answer(
                 "soft_topk_loss",
