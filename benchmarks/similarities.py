@@ -8,9 +8,12 @@ to the same loss with the whole matrix in the same round, and the megabytes that
 gradients, in a fresh process each, with their ratio. "NT-Xent", "CLIP", "InfoNCE" and "SigLIP" are `NTXent`,
 `ClipContrastive` in both directions and in one, and `SigmoidContrastive`; the rows that begin with "matrix" are the
 same by torch's own operations. "pytorch-metric-learning" is its NTXentLoss, up to 256 pairs: it takes minutes beyond.
+"lightly" is its NTXentLoss without a memory bank, where the package is installed. Sizes whose matrices need more memory
+than is free are left out.
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 from collections.abc import Callable, Mapping
@@ -25,7 +28,8 @@ from torch import Tensor
 from lightning_losses import ClipContrastive, NTXent, SigmoidContrastive
 from lightning_losses.environment.atomic_files import write_json
 
-PEER = "pytorch-metric-learning"
+METRIC_LEARNING, LIGHTLY = "pytorch-metric-learning", "lightly"
+PEERS = {METRIC_LEARNING: "pytorch_metric_learning", LIGHTLY: "lightly"}
 TEMPERATURE = 0.1
 Contrast = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,7 +58,7 @@ def siglip_matrix(a: Tensor, b: Tensor) -> Tensor:
     return -F.logsigmoid(scores * (2 * torch.eye(len(a)) - 1)).sum() / len(a)
 
 
-def peer(a: Tensor, b: Tensor) -> Tensor:
+def metric_learning(a: Tensor, b: Tensor) -> Tensor:
     """pytorch-metric-learning's NT-Xent of two views."""
     from pytorch_metric_learning.losses import NTXentLoss
 
@@ -63,10 +67,19 @@ def peer(a: Tensor, b: Tensor) -> Tensor:
     return value
 
 
+def lightly(a: Tensor, b: Tensor) -> Tensor:
+    """Lightly's NT-Xent of two views."""
+    from lightly.loss import NTXentLoss
+
+    value: Tensor = NTXentLoss(temperature=TEMPERATURE)(a, b)
+    return value
+
+
 VARIANTS: Mapping[str, Contrast] = {
     "NT-Xent": NTXent(TEMPERATURE),
     "matrix: NT-Xent": nt_xent_matrix,
-    PEER: peer,
+    LIGHTLY: lightly,
+    METRIC_LEARNING: metric_learning,
     "CLIP": ClipContrastive(TEMPERATURE),
     "matrix: CLIP": clip_matrix,
     "InfoNCE": ClipContrastive(TEMPERATURE, direction="forward"),
@@ -74,12 +87,30 @@ VARIANTS: Mapping[str, Contrast] = {
     "SigLIP": SigmoidContrastive(TEMPERATURE),
     "matrix: SigLIP": siglip_matrix,
 }
-BASELINES = {name: "matrix: NT-Xent" if name == PEER else f"matrix: {name}" for name in VARIANTS if ":" not in name}
+BASELINES = {name: f"matrix: {'NT-Xent' if name in PEERS else name}" for name in VARIANTS if ":" not in name}
 
 
 def variants_of(pairs: int) -> list[str]:
     """The variants that are measured at this size."""
-    return [name for name in VARIANTS if name != PEER or pairs <= 256]
+    installed = [name for name in VARIANTS if name not in PEERS or importlib.util.find_spec(PEERS[name])]
+    return [name for name in installed if name != METRIC_LEARNING or pairs <= 256]
+
+
+def groups_of(names: list[str]) -> list[list[str]]:
+    """The variants that take turns: those of one loss; a peer that empties every cache is alone with the matrix."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        baseline = BASELINES.get(name)
+        if baseline is not None:
+            groups.setdefault(name if name == METRIC_LEARNING else baseline, [baseline]).append(name)
+    return list(groups.values())
+
+
+def fits(pairs: int) -> bool:
+    """Whether the memory that is free holds the largest matrices: four of [2 pairs, 2 pairs] in float32."""
+    listing = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []
+    free = [int(line.split()[1]) * 1024 for line in listing if line.startswith("MemAvailable")]
+    return not free or 4 * 4 * (2 * pairs) ** 2 < free[0]
 
 
 def operands(pairs: int, width: int) -> tuple[Tensor, Tensor]:
@@ -107,9 +138,14 @@ def measured(pairs: int, width: int, rounds: int) -> tuple[dict[str, float], dic
     for name in names:
         other = values[BASELINES.get(name, name)]
         assert abs(values[name] - other) <= 1e-4 * abs(other), (name, values)
-    times = interleave({name: step_of(name, a, b) for name in names}, rounds, 1, f"B={pairs}")
-    found = {name: ratios(times, baseline)[name] for name, baseline in BASELINES.items() if name in times}
-    return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}, found
+    milliseconds, of_matrix = {}, {}
+    for group in groups_of(names):
+        # More rounds where they are short.
+        most = rounds if METRIC_LEARNING in group else max(rounds, 16384 // pairs)
+        times = interleave({name: step_of(name, a, b) for name in group}, most, 1, f"B={pairs}")
+        of_matrix |= {name: ratio for name, ratio in ratios(times, group[0]).items() if name in BASELINES}
+        milliseconds |= {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
+    return {name: milliseconds[name] for name in names}, of_matrix
 
 
 def print_memory(name: str, pairs: int, width: int) -> None:
@@ -125,11 +161,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Time and memory over the number of pairs."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    shown = {"NT-Xent": "C0", "matrix: NT-Xent": "C0", "CLIP": "C1", "matrix: CLIP": "C1", PEER: "C2"}
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    shown = {"NT-Xent": "C0", "matrix: NT-Xent": "C0", LIGHTLY: "C3", METRIC_LEARNING: "C2"}
+    shown |= {"CLIP": "C1", "matrix: CLIP": "C1", "InfoNCE": "C4", "matrix: InfoNCE": "C4"}
     for axis, key, label in ((axes[0], "ms", "CPU time of a step, s"), (axes[1], "MB", "memory, MB")):
         for name, color in shown.items():
-            of = [row for row in rows if row["variant"] == name]
+            of = sorted((row for row in rows if row["variant"] == name), key=lambda row: row["pairs"])
             values = [row[key] / (1e3 if key == "ms" else 1) for row in of]
             style = "--" if name.startswith("matrix") else "-"
             axis.plot([row["pairs"] for row in of], values, style, marker="o", color=color, label=name, markersize=4)
@@ -138,13 +175,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[256, 1024, 4096, 8192])
+    parser.add_argument("--pairs", type=int, nargs="+", default=[256, 1024, 4096, 8192, 16384])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
@@ -158,8 +195,14 @@ def main() -> None:
     if options.quick:
         options.pairs, options.rounds = [64, 800], 1
     console.print(conditions())
+    for name, package in PEERS.items():
+        if not importlib.util.find_spec(package):
+            console.print(f"{name}: not installed")
     results: list[dict[str, Any]] = []
     for pairs in options.pairs:
+        if not fits(pairs):
+            console.print(f"{pairs} pairs: the matrices do not fit the memory that is free")
+            continue
         milliseconds, of_matrix = measured(pairs, options.width, options.rounds)
         sizes = ("--pairs", pairs, "--width", options.width)
         memory = {name: memory_in_fresh_process(__file__, "--memory", name, *sizes) for name in milliseconds}
@@ -183,11 +226,11 @@ def main() -> None:
                 if row["pairs"] == pairs
             ],
         )
+        if options.output:
+            write_json(options.output, results)
+        if options.picture:
+            draw(results, options.picture)
     console.print(conditions())
-    if options.output:
-        write_json(options.output, results)
-    if options.picture:
-        draw(results, options.picture)
 
 
 def _share(own: float | None, of_matrix: float | None) -> float | None:

@@ -1,8 +1,12 @@
 """Lengths and distances of vectors, with derivatives that are finite where a length is 0."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lightning_losses.numerics.derivatives import in_transform
 
 
 def unit_rows(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
@@ -14,12 +18,44 @@ def unit_rows(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]
                 [0.0000, 0.0000],
                 [1.0000, 0.0000]])
     """
+    # The length of a long vector in float16 is infinite.
+    if in_transform() or torch.compiler.is_compiling() or vectors.dtype.itemsize < 4:
+        scaled, length, _ = _scaled(vectors)
+        return scaled / length
+    unit: Tensor = _UnitRows.apply(vectors)
+    return unit
+
+
+def _scaled(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors over their largest entry, their length then, and that entry; infinity where a vector is empty."""
     # Divided by its largest entry first, the square of no vector is too large or too small for its dtype.
     largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
-    empty = largest == 0
     # Over infinity, an empty vector is 0, and so is its gradient.
-    scaled = vectors / largest.masked_fill(empty, torch.inf)
-    return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).masked_fill(empty, 1.0)
+    largest = largest.masked_fill(largest == 0, torch.inf)
+    scaled = vectors / largest
+    # It is at least 1, but of an empty vector.
+    return scaled, torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp(min=1.0), largest
+
+
+class _UnitRows(torch.autograd.Function):
+    """It keeps the vectors alone, where autograd keeps two more of their size."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        scaled, length, largest = _scaled(vectors)
+        ctx.save_for_backward(vectors, length * largest)
+        return scaled.div_(length)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        vectors, length = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # For second derivatives the length depends on the vectors.
+            _, of_scaled, largest = _scaled(vectors)
+            length = of_scaled * largest
+        unit = vectors / length
+        along = (unit * upstream[0]).sum(dim=-1, keepdim=True)
+        return torch.addcmul(upstream[0], unit, along, value=-1).div_(length)
 
 
 def squared_distances(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:

@@ -1,4 +1,4 @@
-"""All pairs of rows and columns in tiles: their scores, which of them count, and what is gathered from them."""
+"""All pairs of rows and columns: which of them count, and their scores, all at once or in tiles."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.derivatives import in_transform
-from lightning_losses.numerics.products import product, spans
-from lightning_losses.parallel.processes import Share
+from lightning_losses.numerics.products import accumulate, product, spans
+from lightning_losses.parallel.processes import Share, work_share
 
-# Up to this many pairs are scored at once, by operations that autograd differentiates.
+# Up to this many pairs, second derivatives are there, by the whole matrix.
 DENSE = 1 << 19
-# Scores are in units of log 2, because exp2 is the fastest exponential; rows and columns have a root of it each.
-_UNIT = math.sqrt(math.log(2))
+# Scores in tiles are in units of log 2, because exp2 is the fastest exponential.
+LOG_2 = math.log(2)
 
 
 def _width(device: torch.device) -> int:
@@ -24,118 +24,115 @@ def _width(device: torch.device) -> int:
     return 512 if device.type == "cpu" else 8192
 
 
+def block_spans(rows: int, columns: int, device: torch.device) -> list[slice]:
+    """Rows whose scores with all columns are held at once: as many scores as a tile has, or a quarter of its rows."""
+    width = _width(device)
+    return list(spans(rows, max(width // 4, width * width // max(columns, 1), 1)))
+
+
+def small(rows: Tensor, columns: Tensor) -> bool:
+    """Whether the pairs are so few that each process computes them, and their matrix may be held."""
+    return len(rows) * len(columns) <= DENSE
+
+
+def whole_matrix(rows: Tensor, columns: Tensor) -> bool:
+    """Whether autograd's operations on the whole matrix are what a transform takes, or a compiler of few pairs."""
+    return in_transform() or (torch.compiler.is_compiling() and small(rows, columns))
+
+
+def share_of(rows: Tensor, columns: Tensor) -> Share:
+    """This process's share of the pairs; few are not shared."""
+    return Share(0, 1, None) if small(rows, columns) else work_share()
+
+
 class Pairs(NamedTuple):
-    """Rows, columns, and which pairs of them count.
+    """Which pairs of rows and columns count.
 
     Attributes:
-        rows: [N, D].
-        columns: [M, D]; the rows themselves if they are compared with each other.
-        among: whether the columns are the rows.
         diagonal: whether the pairs (i, i) count.
         period: or None: pairs whose places differ by a multiple of it, such as views of one sample, do not count.
         row_identity: [N] int64, or None: a pair of equal identities does not count.
         column_identity: [M] int64, or None.
         row_kept: [N] bool, or None: pairs of a row that is not kept do not count.
         column_kept: [M] bool, or None.
-        floor: [N], or None: pairs with a lower score than their row's do not count.
     """
 
-    rows: Float[Tensor, "rows width"]
-    columns: Float[Tensor, "columns width"]
-    among: bool = False
     diagonal: bool = True
     period: int | None = None
     row_identity: Int[Tensor, " rows"] | None = None
     column_identity: Int[Tensor, " columns"] | None = None
     row_kept: Bool[Tensor, " rows"] | None = None
     column_kept: Bool[Tensor, " columns"] | None = None
-    floor: Float[Tensor, " rows"] | None = None
 
-    def left_out(self, scores: Float[Tensor, "n m"], rows: slice, columns: slice) -> Bool[Tensor, "n m"] | None:
-        """Which pairs of a tile do not count; None if all do."""
+    def leave_out(self, scores: Float[Tensor, "n m"], rows: slice, columns: slice) -> Float[Tensor, "n m"]:
+        """The scores of a tile, in place, with -inf where a pair does not count."""
+        period = self.period
+        if period is None and not self.diagonal:
+            # The diagonal alone is the multiple 0.
+            period = max(rows.stop, columns.stop)
+        if period is not None:
+            least, most = columns.start - rows.stop + 1, columns.stop - rows.start
+            for apart in range(-(-least // period) * period, most, period):
+                scores.diagonal(apart - columns.start + rows.start).fill_(-torch.inf)
         masks = []
-        if not self.diagonal and rows.start < columns.stop and columns.start < rows.stop:
-            places = torch.arange(max(len(self.rows), len(self.columns)), device=scores.device)
-            masks.append(places[rows].unsqueeze(1) == places[columns])
-        if self.period is not None and _has_multiple(
-            columns.start - rows.stop + 1, columns.stop - rows.start, self.period
-        ):
-            places = torch.arange(max(len(self.rows), len(self.columns)), device=scores.device)
-            masks.append((places[columns] - places[rows].unsqueeze(1)) % self.period == 0)
         if self.row_identity is not None and self.column_identity is not None:
             masks.append(self.row_identity[rows].unsqueeze(1) == self.column_identity[columns])
         if self.row_kept is not None:
             masks.append(~self.row_kept[rows].unsqueeze(1))
         if self.column_kept is not None:
             masks.append(~self.column_kept[columns].unsqueeze(0))
-        if self.floor is not None:
-            masks.append(scores < self.floor[rows].unsqueeze(1))
-        return reduce(torch.logical_or, masks) if masks else None
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether the pair (j, i) has what (i, j) has, so that half of the tiles tell all."""
-        return self.among and self.floor is None
-
-    @property
-    def at_once(self) -> bool:
-        """Whether all scores are computed at once: there are few, or a transform takes autograd's operations alone."""
-        return len(self.rows) * len(self.columns) <= DENSE or in_transform()
-
-    def scores(self) -> Float[Tensor, "rows columns"]:
-        """The scores of all pairs, differentiable; -inf where a pair does not count."""
-        scores = self.rows @ self.columns.mT
-        mask = self.left_out(scores, slice(0, len(self.rows)), slice(0, len(self.columns)))
-        return scores if mask is None else scores.masked_fill(mask, -torch.inf)
-
-
-def _has_multiple(start: int, stop: int, of: int) -> bool:
-    """Whether a multiple of a number is in ``range(start, stop)``."""
-    return (stop - 1) // of * of >= start
+        return scores.masked_fill_(reduce(torch.logical_or, masks), -torch.inf) if masks else scores
 
 
 class Tiles(NamedTuple):
-    """Pairs in tiles whose scores are in units of log 2.
+    """The square tiles of a matrix of scores, in units of log 2.
 
     Attributes:
-        pairs: of rows and columns that are over the root of log 2, and a floor in these units.
+        rows: [N, D].
+        columns: [M, D]; the rows themselves if they are compared with each other.
+        pairs: which of them count.
+        scale: the factor of the scores.
         share: which tiles are this process's.
         memory: for two tiles.
     """
 
+    rows: Float[Tensor, "rows width"]
+    columns: Float[Tensor, "columns width"]
     pairs: Pairs
+    scale: float
     share: Share
     memory: Float[Tensor, " entries"]
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:  # type: ignore[override]
         """The tiles of this process's share; of a symmetric matrix those on and above the diagonal."""
+        width = _width(self.memory.device)
         every = (
             (i, j)
-            for i in self.row_spans()
-            for j in self.column_spans()
-            if not self.pairs.symmetric or j.start >= i.start
+            for i in spans(len(self.rows), width)
+            for j in spans(len(self.columns), width)
+            if not self.among or j.start >= i.start
         )
         return (tile for number, tile in enumerate(every) if number % self.share.processes == self.share.rank)
 
-    def row_spans(self) -> Iterator[slice]:
-        """The rows of the tiles, from above."""
-        return spans(len(self.pairs.rows), _width(self.memory.device))
+    @property
+    def among(self) -> bool:
+        """Whether the rows are compared with each other: half of the tiles tell all."""
+        return self.columns is self.rows
 
-    def column_spans(self) -> Iterator[slice]:
-        """The columns of the tiles, from the left."""
-        return spans(len(self.pairs.columns), _width(self.memory.device))
+    @property
+    def one(self) -> bool:
+        """Whether one tile holds all."""
+        return max(len(self.rows), len(self.columns)) <= _width(self.memory.device)
 
     def mirrored(self, rows: slice, columns: slice) -> bool:
         """Whether a tile stands for that on the other side of the diagonal too."""
-        return self.pairs.symmetric and rows.start != columns.start
+        return self.among and rows.start != columns.start
 
     def scores(self, rows: slice, columns: slice) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
         """The scores of a tile, -inf where a pair does not count, and memory of their size."""
-        a, b = self.pairs.rows[rows], self.pairs.columns[columns]
+        a, b = self.rows[rows] * (self.scale / LOG_2), self.columns[columns]
         first, second = (half[: len(a) * len(b)].view(len(a), len(b)) for half in self.memory.chunk(2))
-        scores = product(a, b, out=first)
-        mask = self.pairs.left_out(scores, rows, columns)
-        return scores if mask is None else scores.masked_fill_(mask, -torch.inf), second
+        return self.pairs.leave_out(product(a, b, out=first), rows, columns), second
 
     def gradients(
         self, slopes: Callable[[slice, slice], Float[Tensor, "n m"]], wanted: tuple[bool, bool]
@@ -143,39 +140,35 @@ class Tiles(NamedTuple):
         """The gradients by rows and columns; where the columns are the rows, the rows have all of it.
 
         Args:
-            slopes: the gradient by a tile's scores.
+            slopes: the gradient by a tile's scores, over the scale.
             wanted: whether rows and columns need one.
         """
-        rows, columns, among = self.pairs.rows, self.pairs.columns, self.pairs.among
+        rows, columns = self.rows, self.columns
         by_rows = torch.zeros_like(rows) if wanted[0] else None
-        by_columns = by_rows if among else torch.zeros_like(columns) if wanted[1] else None
+        by_columns = by_rows if self.among else torch.zeros_like(columns) if wanted[1] else None
         # The gradients of all processes will be averaged.
-        factor = _UNIT * self.share.processes
+        factor = self.scale * self.share.processes
         for i, j in self:
             slope = slopes(i, j)
+            own = self.among and i.start == j.start
+            # The tile of a diagonal holds both pairs (i, j) and (j, i).
+            slope = slope + slope.mT if own else slope
             if by_rows is not None:
-                by_rows[i].addmm_(slope, columns[j], alpha=factor)
-            if by_columns is not None:
+                accumulate(by_rows[i], slope, (columns[j] * factor).t(), first=False)
+            if by_columns is not None and not own:
                 by_columns[j].addmm_(slope.mT, rows[i], alpha=factor)
-        return by_rows, None if among else by_columns
+        return by_rows, None if self.among else by_columns
 
 
-def tiles_of(pairs: Pairs, share: Share) -> Tiles:
-    """The tiles of pairs; a score that equals its row's floor up to rounding counts."""
-    rows = pairs.rows / _UNIT
-    columns = rows if pairs.among else pairs.columns / _UNIT
-    floor = pairs.floor
-    if floor is not None:
-        floor = floor / _UNIT**2
-        floor = floor - 4 * torch.finfo(floor.dtype).eps * floor.abs()
+def tiles_of(rows: Tensor, columns: Tensor, pairs: Pairs, scale: float, share: Share) -> Tiles:
+    """The tiles of all pairs, and memory for two of them."""
     width = _width(rows.device)
     memory = rows.new_empty(2 * min(width, len(rows)) * min(width, len(columns)))
-    return Tiles(pairs._replace(rows=rows, columns=columns, floor=floor), share, memory)
+    return Tiles(rows, columns, pairs, scale, share, memory)
 
 
-def check_pairs(pairs: Pairs) -> None:
+def check_pairs(rows: Tensor, columns: Tensor, pairs: Pairs) -> None:
     """Raise ``ValueError`` for rows and columns of different widths or dtypes, or one identity without the other."""
-    rows, columns = pairs.rows, pairs.columns
     if rows.ndim != 2 or columns.ndim != 2 or rows.shape[1] != columns.shape[1] or rows.dtype != columns.dtype:
         raise ValueError(
             f"similarities: rows of shape {list(rows.shape)} and dtype {rows.dtype} came with columns of shape "
@@ -187,10 +180,7 @@ def check_pairs(pairs: Pairs) -> None:
         raise ValueError("similarities: identities of rows or of columns came alone; give both, or none.")
 
 
-def refuse_second_order() -> None:
-    """Raise ``RuntimeError`` in a backward pass with ``create_graph=True``."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"create_graph=True came through similarities of more than {DENSE} pairs, which have first derivatives "
-            "only; give fewer pairs at once, or leave it out."
-        )
+def check_partners(rows: Tensor, columns: Tensor) -> None:
+    """Raise ``ValueError`` unless each row has a column."""
+    if len(rows) != len(columns):
+        raise ValueError(f"similarities: {len(rows)} rows came with {len(columns)} columns; give each row its partner.")

@@ -11,6 +11,11 @@ def test_rows_of_any_size_have_length_1_and_finite_gradients():
     assert gradient.isfinite().all() and not gradient[2].any()
 
 
+def test_directions_have_first_and_second_derivatives():
+    vectors = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(unit_rows, vectors) and torch.autograd.gradgradcheck(unit_rows, vectors)
+
+
 def test_distances_are_those_of_the_differences():
     a, b = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(distances(a, b), (a[:, None] - b).norm(dim=-1))

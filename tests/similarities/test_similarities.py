@@ -4,20 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.similarities import (
-    kth_largest_similarity,
-    partner_cross_entropy,
-    similarity_logsumexp,
-    similarity_softplus,
-    tiles,
-    two_way_logsumexp,
-)
+from lightning_losses.similarities import partner_cross_entropy, partner_logistic, similarity_logsumexp, tiles
 
 
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
+@pytest.fixture(autouse=True, params=[4, 512], ids=["tiles", "one tile"])
+def tile_width(request, monkeypatch):
     monkeypatch.setattr(tiles, "DENSE", 0)
-    monkeypatch.setattr(tiles, "_width", lambda device: 4)
+    monkeypatch.setattr(tiles, "_width", lambda device: request.param)
 
 
 def data(rows=11, columns=9, dtype=torch.float64):
@@ -74,29 +67,20 @@ def test_rows_and_columns(case):
     a, b, identity, kept = data()
     arguments, mask = between(a, b, identity, kept)[case]
     equal(similarity_logsumexp(a, b, **arguments), masked(a, b, mask).logsumexp(dim=1), a, b)
-    scores = masked(a, b, mask)
-    by_row, by_column = two_way_logsumexp(a, b, **arguments)
-    equal(torch.cat([by_row, by_column]), torch.cat([scores.logsumexp(dim=1), scores.logsumexp(dim=0)]), a, b)
 
 
-def test_only_the_hardest_count():
-    a, b, identity, _ = data()
-    given = {"row_identity": identity[0], "column_identity": identity[1]}
-    scores = masked(a, b, identity[0].unsqueeze(1) == identity[1])
-    floor = kth_largest_similarity(a, b, 3, **given)
-    torch.testing.assert_close(floor, scores.topk(3, dim=1).values[:, -1].detach())
-    hardest = scores.topk(3, dim=1).values
-    equal(similarity_logsumexp(a, b, **given, floor=floor), hardest.logsumexp(dim=1), a, b)
-    assert (kth_largest_similarity(a, b, 10) == -torch.inf).all()
-    apart = torch.eye(11, dtype=torch.bool)[:, :9]
-    beside = kth_largest_similarity(a, b, 2, diagonal=False)
-    torch.testing.assert_close(beside, masked(a, b, apart).topk(2, dim=1).values[:, -1].detach())
-    equal(similarity_logsumexp(a, b, diagonal=False), masked(a, b, apart).logsumexp(dim=1), a, b)
-
-
-def test_softplus():
+def test_rows_beside_their_own_columns():
     a, b, *_ = data()
-    equal(similarity_softplus(30 * a, b), F.softplus(30 * a @ b.T, threshold=100).sum(dim=1), a, b)
+    apart = torch.eye(11, dtype=torch.bool)[:, :9]
+    equal(similarity_logsumexp(a, b, scale=0.5, diagonal=False), masked(0.5 * a, b, apart).logsumexp(dim=1), a, b)
+
+
+def test_the_logistic_loss_of_all_pairs():
+    a, b, *_ = data(columns=11)
+    scale, bias = (torch.tensor(value, dtype=a.dtype, requires_grad=True) for value in (3.0, -1.0))
+    signs = 2 * torch.eye(11, dtype=a.dtype) - 1
+    expected = -F.logsigmoid(signs * (scale * a @ b.T + bias)).sum() / 11
+    equal(partner_logistic(a, b, scale=scale, bias=bias), expected, a, b, scale, bias)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -118,49 +102,102 @@ def test_a_row_without_pairs_is_minus_infinity_and_learns_nothing():
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_partners_are_picked_among_the_kept_ones_of_other_classes(both):
+@pytest.mark.parametrize("hardest", [None, 3])
+def test_partners_are_picked_among_the_kept_ones_of_other_classes(both, hardest):
     a, _, (target, _), (kept, _) = data()
     b, queue = torch.randn_like(a).detach().requires_grad_(), torch.randn(3, 5, dtype=a.dtype)
-    value = partner_cross_entropy(a, b, target=target, kept=kept, negatives=queue, both=both)
+    scale = torch.tensor(2.0, dtype=a.dtype, requires_grad=True)
+    options = {"target": target, "kept": kept, "negatives": queue, "hardest": hardest}
+    value = partner_cross_entropy(a, b, scale=scale, both=both, **options)
 
-    def picked(rows, columns, further):
-        scores = rows @ columns.T
+    def picked(rows, columns, further, most):
+        scores = scale * rows @ columns.T
         own = torch.eye(len(scores), dtype=torch.bool)
-        out = ((target.unsqueeze(1) == target) & ~own) | ~kept.unsqueeze(1) | ~kept
-        scores = scores.masked_fill(out & ~own, -torch.inf)
-        return torch.cat([scores, rows @ further.T], dim=1).logsumexp(dim=1) - scores.diagonal()
+        out = (target.unsqueeze(1) == target) | ~kept.unsqueeze(1) | ~kept
+        others = torch.cat([scores.masked_fill(out | own, -torch.inf), scale * rows @ further.T], dim=1)
+        others = others.topk(most or others.shape[1], dim=1).values
+        return torch.cat([scores.diagonal().unsqueeze(1), others], dim=1).logsumexp(dim=1) - scores.diagonal()
 
-    expected = picked(a, b, queue) + (picked(b, a, queue[:0]) if both else 0)
-    equal(value, expected.masked_fill(~kept, 0.0), a, b)
+    expected = picked(a, b, queue, hardest) + (picked(b, a, queue[:0], None) if both else 0)
+    equal(value, expected[kept].mean(), a, b, scale)
 
 
-def test_second_derivatives_are_refused_in_tiles():
-    a, b, *_ = data()
-    for function in (similarity_logsumexp, similarity_softplus):
-        with pytest.raises(RuntimeError, match="create_graph=True came"):
-            torch.autograd.grad(function(a, b).sum(), a, create_graph=True)
+def test_without_a_kept_sample_nothing_is_picked():
+    a, b, *_ = data(columns=11)
+    value = partner_cross_entropy(a, b, kept=torch.zeros(11, dtype=torch.bool))
+    assert (value, *(gradient.count_nonzero() for gradient in torch.autograd.grad(value, (a, b)))) == (0, 0, 0)
+
+
+LOSSES = {
+    "logsumexp": lambda a, b: similarity_logsumexp(a, b, diagonal=False).square().sum(),
+    "among": lambda a, b: similarity_logsumexp(torch.cat([a, b]), period=11).square().sum(),
+    "cross-entropy": lambda a, b: partner_cross_entropy(a, b, scale=2.0),
+    "one direction": lambda a, b: partner_cross_entropy(a, b, hardest=4, both=False),
+    "logistic": lambda a, b: partner_logistic(a, b, bias=-1.0),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_second_derivatives_are_there_for_few_pairs_and_refused_for_many(loss, monkeypatch):
+    a, b, *_ = data(columns=11)
+    with pytest.raises(RuntimeError, match="create_graph=True came"):
+        torch.autograd.grad(loss(a, b), a, create_graph=True)
+    monkeypatch.setattr(tiles, "DENSE", 1000)
+    assert torch.autograd.gradgradcheck(loss, (a[:4], b[:4]))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_graph_that_is_kept_gives_its_gradients_again_times_what_comes_from_above(loss):
+    a, b, *_ = data(columns=11)
+    value = loss(a, b)
+    once = torch.autograd.grad(value, (a, b), retain_graph=True)
+    twice = torch.autograd.grad(2 * value, (a, b), retain_graph=True)
+    torch.testing.assert_close(twice, tuple(2 * gradient for gradient in once))
+    torch.testing.assert_close(torch.autograd.grad(value, (a, b)), once)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_values_and_gradients_alone_are_those_of_both(loss):
+    a, b, *_ = data(columns=11)
+    value = loss(a, b)
+    with torch.no_grad():
+        assert not loss(a, b).requires_grad
+        torch.testing.assert_close(loss(a, b), value)
+    for first, second in ((a, b.detach()), (a.detach(), b)):
+        leaf = first if first.requires_grad else second
+        torch.testing.assert_close(
+            torch.autograd.grad(loss(first, second), leaf), torch.autograd.grad(loss(a, b), leaf)
+        )
 
 
 def test_what_does_not_fit_is_told():
     a, b, (identity, _), _ = data()
-    with pytest.raises(ValueError, match="k"):
-        kth_largest_similarity(a, b, 0)
     for columns in (b.float(), b[:, :3]):
         with pytest.raises(ValueError, match="came with columns of shape"):
             similarity_logsumexp(a, columns)
     with pytest.raises(ValueError, match="give float32 or float64"):
-        similarity_softplus(a.half(), b.half())
+        partner_logistic(a.half(), b.half())
+    for loss in (partner_logistic, partner_cross_entropy):
+        with pytest.raises(ValueError, match="11 rows came with 9 columns"):
+            loss(a, b)
+    with pytest.raises(ValueError, match="hardest"):
+        partner_cross_entropy(b, b, hardest=0)
+    with pytest.raises(ValueError, match="came with columns of shape"):
+        partner_cross_entropy(b, b, negatives=b[:, :3])
     with pytest.raises(ValueError, match="identities"):
         similarity_logsumexp(a, b, row_identity=identity)
 
 
-def test_torch_func_takes_the_whole_matrix():
-    a, b, *_ = data()
-    gradient = torch.func.grad(lambda x: similarity_logsumexp(x, b.detach()).sum())(a.detach())
-    torch.testing.assert_close(gradient, torch.autograd.grad(similarity_logsumexp(a, b).sum(), a)[0])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_torch_func_takes_the_whole_matrix(loss):
+    a, b, *_ = data(columns=11)
+    gradient = torch.func.grad(loss)(a.detach(), b.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(loss(a, b), a)[0])
 
 
-def test_compiled_in_one_graph():
-    a, b, *_ = data()
-    compiled = torch.compile(lambda x, y: similarity_logsumexp(x, y), fullgraph=True, backend="aot_eager")
-    equal(compiled(a, b), (a @ b.T).logsumexp(dim=1), a, b)
+@pytest.mark.parametrize("name", ["among", "cross-entropy", "logistic"])
+@pytest.mark.parametrize("tile_width", [8], indirect=True)
+def test_compiled_in_one_graph(name):
+    a, b, *_ = data(columns=11)
+    torch._dynamo.reset()
+    equal(torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")(a, b), LOSSES[name](a, b), a, b)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.contrastive.views import unit_views
-from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import check_labels
 from lightning_losses.numerics.settings import Temperature
 from lightning_losses.numerics.vectors import alike_vectors
@@ -82,17 +81,19 @@ class ClipContrastive(Loss):
         queue: Float[Tensor, "negatives dim"] | None = None,
     ) -> Float[Tensor, ""]:
         """Check and evaluate; see the class."""
-        a, b = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
-        kept = None if target is None else check_labels(self._identifier, target, len(a), self.ignore_index)
-        a, b, negatives = unit_views(self._identifier, a, b, queue, kept)
+        kept = None
+        if target is not None:
+            alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
+            kept = check_labels(self._identifier, target, len(embeddings), self.ignore_index)
+        a, b, negatives = unit_views(self._identifier, embeddings, embeddings_b, queue, kept)
         if len(a) == 0:
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):
             both = self.direction == "both"
-            each = partner_cross_entropy(
-                a * self._scale(a), b, target=target, kept=kept, negatives=negatives, both=both
+            value = partner_cross_entropy(
+                a, b, scale=self._scale(a), target=target, kept=kept, negatives=negatives, both=both
             )
-            return reduce(each / 2 if both else each, kept=kept)
+            return value / 2 if both else value
 
     def _scale(self, like: Tensor) -> float | Float[Tensor, ""]:
         if self.log_scale is None:

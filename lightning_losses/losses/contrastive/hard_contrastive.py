@@ -8,9 +8,8 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.contrastive.views import unit_views
-from lightning_losses.numerics.probabilities import softplus
 from lightning_losses.numerics.settings import Count, NonNegative, Temperature
-from lightning_losses.similarities import kth_largest_similarity, similarity_logsumexp
+from lightning_losses.similarities import partner_cross_entropy
 
 
 class HardContrastive(Loss):
@@ -65,14 +64,8 @@ class HardContrastive(Loss):
         if len(a) == 0:
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):
-            columns = b if negatives is None else torch.cat([b, negatives])
             if self.form == "simple":
-                own = (a * b).sum(dim=-1)
+                own, columns = (a * b).sum(dim=-1), b if negatives is None else torch.cat([b, negatives])
                 return (self.weight_of_negatives * (a @ columns.sum(dim=0) - own) - own).mean()
-            a = a / self.temperature
-            own = (a * b).sum(dim=-1)
-            floor = None
-            if self.hardest is not None and self.hardest < len(columns) - 1:
-                floor = kth_largest_similarity(a.detach(), columns.detach(), self.hardest, diagonal=False)
-            lse = similarity_logsumexp(a, columns, floor=floor, diagonal=False)
-            return softplus(lse - own).mean()
+            scale = 1 / self.temperature
+            return partner_cross_entropy(a, b, scale=scale, negatives=negatives, hardest=self.hardest, both=False)

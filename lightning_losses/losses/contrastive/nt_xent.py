@@ -57,11 +57,11 @@ class NTXent(Loss):
         if len(a) == 0:
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):
-            views = torch.cat([a, b]) / self.temperature**0.5
+            views, scale = torch.cat([a, b]), 1 / self.temperature
             # The other samples alone: the two views of one lie B places apart.
-            others = similarity_logsumexp(views, period=len(a))
+            others = similarity_logsumexp(views, scale=scale, period=len(a))
             if negatives is not None:
-                of_queue = similarity_logsumexp(views, negatives / self.temperature**0.5)
+                of_queue = similarity_logsumexp(views, negatives, scale=scale)
                 others = torch.logaddexp(others, of_queue)
-            partner = (a * b).sum(dim=-1).repeat(2) / self.temperature
+            partner = (a * b).sum(dim=-1).repeat(2) * scale
             return softplus(others - partner).mean()

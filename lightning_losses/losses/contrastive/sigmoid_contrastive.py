@@ -11,7 +11,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.contrastive.views import unit_views
 from lightning_losses.numerics.settings import Temperature
 from lightning_losses.parallel.processes import whole_parameter
-from lightning_losses.similarities import similarity_softplus
+from lightning_losses.similarities import partner_logistic
 
 
 class SigmoidContrastive(Loss):
@@ -65,10 +65,5 @@ class SigmoidContrastive(Loss):
         if len(a) == 0:
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):
-            offset = whole_parameter(self.offset)[0].to(a.dtype)
-            a = a * whole_parameter(self.log_scale)[0].to(a.dtype).exp()
-            # The bias is one more column of both sets.
-            ones = a.new_ones(len(a), 1)
-            of_all = similarity_softplus(torch.cat([a, ones * offset], dim=1), torch.cat([b, ones], dim=1))
-            # softplus(-x) = softplus(x) - x.
-            return (of_all - (a * b).sum(dim=-1) - offset).mean()
+            scale = whole_parameter(self.log_scale)[0].to(a.dtype).exp()
+            return partner_logistic(a, b, scale=scale, bias=whole_parameter(self.offset)[0].to(a.dtype))

@@ -68,14 +68,14 @@ class SupCon(EmbeddingLoss):
         # What two vectors of a class differ by is lost in their cosine's last digits, at 1 of float32, and most so
         # over a small temperature.
         precise = given.embeddings if given.embeddings.device.type == "mps" else given.embeddings.double()
-        unit = unit_rows(precise) / self.temperature**0.5
-        lse = similarity_logsumexp(unit, row_kept=given.kept)
+        unit, scale = unit_rows(precise), 1 / self.temperature
+        lse = similarity_logsumexp(unit, scale=scale, row_kept=given.kept)
         # The first place of each class among the sorted ones is its number.
         number = torch.searchsorted(given.target.sort().values, given.target)
         sums = torch.zeros_like(unit).index_add(0, number, unit)
         others = torch.zeros_like(number).index_add(0, number, torch.ones_like(number))[number] - 1
         # Without the sample's own vector, whose product with itself is the largest.
-        of_positives = (unit * (sums[number] - unit)).sum(dim=-1) / others.clamp(min=1)
+        of_positives = scale * (unit * (sums[number] - unit)).sum(dim=-1) / others.clamp(min=1)
         counts = given.kept & (others > 0)
         each = (lse - of_positives).masked_fill(~counts, 0.0)
         value = self.temperature / self.base_temperature * each.sum() / counts.sum().clamp(min=1)

@@ -11,7 +11,6 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
 from lightning_losses.numerics.checks import check_tensor, check_vectors
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.settings import Count, Temperature
 from lightning_losses.similarities import partner_cross_entropy
 
@@ -31,9 +30,9 @@ def symmetric_info_nce(
     if len(a) == 0:
         return a.sum() * 0.0 + b.sum() * 0.0
     with torch.autocast(a.device.type, enabled=False):
-        a, b = F.normalize(a, dim=-1) / temperature, F.normalize(b, dim=-1).to(a.dtype)
+        a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1).to(a.dtype)
         kept = None if target is None else target != ignore_index
-        return reduce(partner_cross_entropy(a, b, target=target, kept=kept), kept=kept)
+        return partner_cross_entropy(a, b, scale=1 / temperature, target=target, kept=kept)
 
 
 class CRD(Loss):
