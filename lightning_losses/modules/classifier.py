@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
@@ -42,8 +43,13 @@ def with_scheduler(optimizer: Optimizer, make_scheduler: SchedulerFactory | None
 
 
 def parameters_to_train(module: nn.Module, objective: Objective) -> Iterable[Any]:
-    """A module's parameters; those of a balancing policy are in a group without weight decay."""
-    learned = [] if objective.balancing is None else list(objective.balancing.parameters())
+    """A module's parameters; in a group without weight decay those of a balancing policy, and a loss's single numbers.
+
+    Decay would pull a learned temperature to 1, and the bias of sigmoid contrast to 0.
+    """
+    policy = [] if objective.balancing is None else list(objective.balancing.parameters())
+    single = [one for one in objective.parameters() if not is_lazy(one) and one.numel() == 1]
+    learned = list({id(parameter): parameter for parameter in [*policy, *single]}.values())
     if not learned:
         return module.parameters()
     known = {id(parameter) for parameter in learned}

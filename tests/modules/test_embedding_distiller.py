@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.losses import KD, RKD, CrossEntropy
+from lightning_losses.losses import AMCL, KD, RKD, ClipContrastive, CrossEntropy, SigmoidContrastive
 from lightning_losses.modules.embedding_distiller import EmbeddingDistiller
 from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder, hashed_features
 from lightning_losses.objective import Objective, Term
@@ -93,3 +93,22 @@ def test_vectors_are_weighted_sums_and_finite_for_empty_texts():
     torch.testing.assert_close(vectors[0], F.normalize(2 * own[3] + own[7], dim=0))
     vectors.sum().backward()
     assert vectors[1].tolist() == [0.0] * 5 and encoder.features.weight.grad.isfinite().all()
+
+
+def test_learned_temperatures_and_biases_do_not_decay():
+    """Where nothing else moves them, they stay what they are; layers of a loss, and of the network, decay."""
+    learned = {"sigmoid": SigmoidContrastive(), "clip": ClipContrastive(learned=True), "amcl": AMCL()}
+    module = EmbeddingDistiller(network(), Objective(learned), optimizer=lambda p: torch.optim.AdamW(p, weight_decay=1))
+    before = [
+        one.clone() for one in (learned["sigmoid"].log_scale, learned["sigmoid"].offset, learned["clip"].log_scale)
+    ]
+    module.training_step(batch(), 0)
+    width = learned["amcl"].of_first.weight.norm().item()
+    optimizer = module.configure_optimizers()
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    after = [learned["sigmoid"].log_scale, learned["sigmoid"].offset, learned["clip"].log_scale]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert learned["amcl"].of_first.weight.norm() < width
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
