@@ -53,8 +53,9 @@ class GradCache:
             inputs: a tensor with a dimension of samples first, or a mapping of such and of lists.
 
         Raises:
-            ValueError: a `micro_batch` below 1; inputs that can't be split by samples; a single sample in a part, where
-                batch norm needs more; buffers, other than those of norms, that move with every call.
+            ValueError: a `micro_batch` below 1; inputs that can't be split by samples; a network that returns no
+                tensor; a single sample in a part, where batch norm needs more; buffers, other than those of norms, that
+                move with every call.
         """
         if self.micro_batch is None:
             return network(inputs)
@@ -77,6 +78,12 @@ class GradCache:
                 else:
                     embeddings.append(network(part))
         state.move_once()
+        if not isinstance(embeddings[0], Tensor):
+            came = type(embeddings[0]).__name__
+            raise ValueError(
+                f"{type(self).__name__}: micro_batch came with a network that returns a {came}; give a function that "
+                "returns the embeddings [B, D] alone."
+            )
         return torch.cat(embeddings)
 
 

@@ -107,7 +107,7 @@ class TwoViews(GradCache, DistillationMixin):
             dim: D, the width of embeddings.
 
         Raises:
-            ValueError: a size or width below 1; in the first step, an objective without a term that takes `queue`.
+            ValueError: a size or width below 1; in the first step, embeddings of another width, an objective without a term that takes `queue`.
         """
         check_count("two_views", "size", size)
         check_count("two_views", "dim", dim)
@@ -159,8 +159,8 @@ class TwoViews(GradCache, DistillationMixin):
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]:
         """The embeddings of two views, which pass through the network together or one after the other."""
         if self.views_together:
-            one, other = self.embedded(self.embed, torch.cat([first, second])).chunk(2)
-            return one, other
+            together = self.embedded(self.embed, torch.cat([first, second]))
+            return together[: len(first)], together[len(first) :]
         embeddings = self.embedded(self.embed, first)
         with self.beside_the_batch():
             return embeddings, self.embedded(self.embed, second)
@@ -183,7 +183,12 @@ class TwoViews(GradCache, DistillationMixin):
         newest = keys["embeddings_b" if self.teacher is None else "target_embeddings_b"].detach()
         if (group := self.gathered_from()) is not False:
             newest = gather_batch(newest, group)
-        size = len(self.past_embeddings)
+        size, dim = self.past_embeddings.shape
+        if newest.shape[1] != dim:
+            raise ValueError(
+                f"{type(self).__name__}: embeddings of shape {list(newest.shape)} came for a queue of width {dim}; "
+                f"call start_queue({size}, dim={newest.shape[1]})."
+            )
         # A new tensor: the graph of this step's loss may hold the old one.
         self.past_embeddings = torch.cat([newest.to(self.past_embeddings), self.past_embeddings])[:size]
         self.__dict__["_queued"] = min(self._queued + len(newest), size)
@@ -250,6 +255,11 @@ class TwoViews(GradCache, DistillationMixin):
             places = index.tolist()
         else:
             places = list(range(len(inputs))) if self.evaluates else torch.randint(2**62, (len(inputs),)).tolist()
+        if len(places) != len(inputs):
+            raise ValueError(
+                f"{type(self).__name__}: an index of {len(places)} samples came with inputs of shape "
+                f"{list(inputs.shape)}; give the number of each sample."
+            )
         views = [
             seeded_view(augmentation, one, self.view_seed, number, place)
             for one, place in zip(inputs, places, strict=True)

@@ -136,6 +136,8 @@ def test_mappings_are_split_and_no_number_below_1_is_taken():
     torch.testing.assert_close(embeddings, 2 * encoder.network(inputs["x"]))
     with pytest.raises(ValueError, match="x of length 5, y of length 1; give a tensor"):
         encoder.embedded(encoder.network, {"x": inputs["x"], "y": inputs["x"][:1]})
+    with pytest.raises(ValueError, match="returns a dict; give a function"):
+        encoder.embedded(lambda given: {"embeddings": encoder.network(given)}, inputs["x"])
     encoder.micro_batch = 0
     with pytest.raises(ValueError, match="micro_batch"):
         encoder.embedded(encoder.network, inputs["x"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses import BarlowTwins, DINOLoss, MixedBarlowTwins, NegativeCosine, Objective, Term
+from lightning_losses import BarlowTwins, DINOLoss, MixedBarlowTwins, NegativeCosine, NTXent, Objective, Term
 from lightning_losses.data.random_views import RandomSignal
 from lightning_losses.mixins.ema_teacher import EMATeacherMixin
 from lightning_losses.mixins.two_views import TwoViews
@@ -190,6 +190,19 @@ def test_a_queue_comes_with_the_state_alone():
     other.load_state_dict(module.state_dict())
     values = [one.training_step(batch(slice(6, 12)), 1)["loss"] for one in (module, other)]
     assert torch.equal(*values) and torch.equal(module.past_embeddings, other.past_embeddings)
+
+
+def test_what_does_not_fit_is_told():
+    """Views of unlike numbers of samples, a queue of another width, an index of other samples."""
+    module = Learner(NTXent(), queue=16)
+    module.views_together = True
+    with pytest.raises(ValueError, match=r"embeddings_b of shape \[2, 3\] came with embeddings of shape \[4, 3\]"):
+        module.training_step({"inputs": torch.randn(4, 6), "other_inputs": torch.randn(2, 6)}, 0)
+    module.start_queue(16, 4)
+    with pytest.raises(ValueError, match=r"shape \[6, 3\] came for a queue of width 4; call start_queue\(16, dim=3\)"):
+        module.training_step(batch(slice(0, 6)), 0)
+    with pytest.raises(ValueError, match="an index of 2 samples came"):
+        module.training_step({**batch(slice(0, 6)), "index": torch.arange(2)}, 0)
 
 
 def test_a_queue_that_is_empty_is_not_offered():
