@@ -49,7 +49,7 @@ def linear_margin_loss(
         The loss in float32 (float64 for float64).
 
     Raises:
-        ValueError: a loss that couples the batch, or tensors that do not fit.
+        ValueError: a loss that couples the batch or takes more than logits and target; tensors that do not fit.
 
     Example:
         >>> from lightning_losses.losses import ArcFace
@@ -60,6 +60,11 @@ def linear_margin_loss(
     check_count(_NAME, "sub_centers", sub_centers)
     for name, tensor in (("embeddings", embeddings), ("weight", weight)):
         check_floating(_NAME, name, tensor)
+    required = [name for name, needed in loss.inputs().items() if needed] if isinstance(loss, RowLoss) else []
+    if not {"logits", "target"}.issuperset(required):
+        raise ValueError(
+            f"{_NAME}: {type(loss).__name__} takes {', '.join(required)}; give a loss of logits and target alone."
+        )
     if len(weight) % sub_centers:
         raise ValueError(
             f"{_NAME}: weight of shape {list(weight.shape)} came with sub_centers={sub_centers}; give as many vectors "

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.environment.logged_means import log_means
+from lightning_losses.losses.kinds import EmbeddingLoss
 from lightning_losses.metrics.retrieval import retrieval_ranks
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.grad_cache import GradCache
@@ -19,7 +20,7 @@ from lightning_losses.modules.classifier import (
     with_scheduler,
 )
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.objective import Objective
+from lightning_losses.objective import Objective, Term
 from lightning_losses.parallel.processes import gather_batch, group_rank, sizes_of_all
 
 Batch = dict[str, Tensor]
@@ -54,6 +55,9 @@ class EmbeddingDistiller(GradCache, DistillationMixin, L.LightningModule):
         scale: the factor of the cosines, above 0.
         micro_batch: see `GradCache`; None embeds a batch at once.
 
+    Raises:
+        ValueError: a scale of 0 or less; a loss of classes and one set of embeddings alone, of which no two are alike.
+
     Example:
         >>> from lightning_losses import CrossEntropy
         >>> from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder
@@ -78,6 +82,7 @@ class EmbeddingDistiller(GradCache, DistillationMixin, L.LightningModule):
     ) -> None:
         super().__init__()
         check_number(type(self).__name__, "scale", scale, above=0)
+        _refuse_classes(type(self).__name__, objective)
         self.network = network
         self.objective = objective
         self.teacher = teacher
@@ -138,3 +143,15 @@ class EmbeddingDistiller(GradCache, DistillationMixin, L.LightningModule):
         """The position of this process's first document among them."""
         group = self.gathered_from()
         return 0 if group is False else sum(sizes_of_all(own, self.device, group)[: group_rank(group)])
+
+
+def _refuse_classes(who: str, objective: Objective) -> None:
+    """Raise ``ValueError`` for a loss that finds a sample's like ones by its class: every query has one of its own."""
+    for name, term in objective.terms.items():
+        if not (isinstance(term, Term) and isinstance(term.loss, EmbeddingLoss)):
+            continue
+        if "embeddings_b" not in term.loss.inputs() and term.source("embeddings") == "embeddings":
+            raise ValueError(
+                f"{who}: term {name!r} ({type(term.loss).__name__}) compares embeddings by their classes, and each "
+                "query is a class of its own; give a loss of embeddings and embeddings_b, or of logits."
+            )

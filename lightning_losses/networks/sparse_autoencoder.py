@@ -99,7 +99,10 @@ class SparseAutoencoder(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             # In half precision many values are equal, and a threshold would keep too many.
             x = full_precision(inputs)
-            values = F.linear(x - self.decoder_bias, self.encoder, self.encoder_bias)
+            encoder, encoder_bias, decoder, decoder_bias = (
+                full_precision(each) for each in (self.encoder, self.encoder_bias, self.decoder, self.decoder_bias)
+            )
+            values = F.linear(x - decoder_bias, encoder, encoder_bias)
             codes = self._codes(values)
             dead = self.unused >= self.dead_after
             strongest = values.masked_fill(~dead, -torch.inf).topk(self.auxiliary, dim=1)
@@ -107,8 +110,8 @@ class SparseAutoencoder(nn.Module):
             return {
                 "features": x,
                 "codes": codes,
-                "reconstruction": codes @ self.decoder + self.decoder_bias,
-                "dead_reconstruction": of_dead @ self.decoder,
+                "reconstruction": codes @ decoder + decoder_bias,
+                "dead_reconstruction": of_dead @ decoder,
                 "dead": dead,
             }
 

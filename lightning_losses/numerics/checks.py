@@ -99,7 +99,8 @@ def check_floating(loss: str, name: str, tensor: Any) -> None:
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{loss}: {name} is a {type(tensor).__name__}; give a floating-point tensor.")
     if not tensor.is_floating_point():
-        raise ValueError(f"{loss}: {name} has dtype {tensor.dtype}; give unnormalised floating-point scores.")
+        wanted = "unnormalised floating-point scores" if name.endswith("logits") else "a floating-point tensor"
+        raise ValueError(f"{loss}: {name} has dtype {tensor.dtype}; give {wanted}.")
 
 
 def check_tensor(loss: str, name: str, given: Any) -> None:

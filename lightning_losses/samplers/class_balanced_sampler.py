@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count
-from lightning_losses.samplers.resumable import BatchPlanSampler
+from lightning_losses.samplers.resumable import BatchPlanSampler, labels_of_samples
 
 
 class ClassBalancedSampler(BatchPlanSampler):
@@ -27,7 +27,7 @@ class ClassBalancedSampler(BatchPlanSampler):
         seed: of all draws, with the epoch.
 
     Raises:
-        ValueError: sizes that do not divide each other; fewer classes than a batch holds.
+        ValueError: several numbers for a sample; sizes that do not divide each other; fewer classes than a batch holds.
 
     Source:
         Hermans, Beyer, Leibe, 2017, "In Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737.
@@ -49,7 +49,7 @@ class ClassBalancedSampler(BatchPlanSampler):
         seed: int = 0,
     ) -> None:
         name = "class_balanced_sampler"
-        labels = torch.as_tensor(target)
+        labels = labels_of_samples(name, "target", target)
         super().__init__(name, len(labels), batch_size, num_replicas, rank, seed)
         check_count(name, "samples_per_class", samples_per_class)
         if batch_size % samples_per_class:

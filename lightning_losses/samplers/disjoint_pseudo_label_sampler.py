@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count, check_floating
-from lightning_losses.samplers.resumable import BatchPlanSampler
+from lightning_losses.samplers.resumable import BatchPlanSampler, labels_of_samples
 
 _WHO = "disjoint_pseudo_label_sampler"
 # Lloyd's steps; more moved hardly a sample of the data sets here.
@@ -32,7 +32,7 @@ class DisjointPseudoLabelSampler(BatchPlanSampler):
         coverage: the share of the samples that come in an epoch.
 
     Raises:
-        ValueError: fewer clusters than a batch has samples.
+        ValueError: several numbers for a sample; fewer clusters than a batch has samples.
 
     Source:
         Chakraborty, Gosthipaty, Paul, 2020, "G-SimCLR: Self-Supervised Contrastive Learning with Guided Projection via
@@ -52,7 +52,7 @@ class DisjointPseudoLabelSampler(BatchPlanSampler):
         rank: int = 0,
         seed: int = 0,
     ) -> None:
-        labels = torch.as_tensor(pseudo_labels)
+        labels = labels_of_samples(_WHO, "pseudo_labels", pseudo_labels)
         super().__init__(_WHO, len(labels), batch_size, num_replicas, rank, seed)
         self.members = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()))]
         if len(self.members) < batch_size:

@@ -2,7 +2,7 @@
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,3 +89,19 @@ class BatchPlanSampler(ResumableSampler):
     def _order(self) -> Iterator[Any]:
         own: Int[Tensor, "batches share"] = self.plan().chunk(self.num_replicas, dim=1)[self.rank]
         return iter(own.flatten().tolist())
+
+
+def labels_of_samples(name: str, what: str, given: Sequence[int] | Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The labels as a tensor.
+
+    Raises:
+        ValueError: several numbers for a sample.
+
+    Example:
+        >>> labels_of_samples("demo", "target", [0, 1])
+        tensor([0, 1])
+    """
+    labels = torch.as_tensor(given)
+    if labels.ndim != 1:
+        raise ValueError(f"{name}: {what} of shape {list(labels.shape)} came; give one number for each sample, [n].")
+    return labels

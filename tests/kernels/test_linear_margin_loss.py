@@ -5,7 +5,7 @@ import torch
 
 from lightning_losses import linear_margin_loss
 from lightning_losses.kernels.rows.by_hand import Chunk, margin_cross_entropy
-from lightning_losses.losses import EBV, LDAM, UNPG, ArcFace, CosFace, NormalizedSoftmax
+from lightning_losses.losses import EBV, KD, LDAM, UNPG, ArcFace, CosFace, NormalizedSoftmax
 from lightning_losses.networks.margin_head import MarginHead
 
 LOSSES = {
@@ -103,10 +103,11 @@ def test_half_precision_has_cosines_in_single_precision(dtype):
          "give a row-wise loss, or evaluate it on the logits."),
         (LDAM([1.0] * 9, beta=0.9), 3, "linear_margin_loss: its classes' weights make its mean more than a mean over "
          "tokens; use linear_cross_entropy(..., class_weight=...)."),
+        (KD(), 3, "linear_margin_loss: KD takes logits, teacher_logits; give a loss of logits and target alone."),
         (CosFace(), 2, "linear_margin_loss: weight of shape [9, 6] came with sub_centers=2; give as many vectors for "
          "each class."),
     ],
-    ids=["coupled", "weighted", "vectors"],
+    ids=["coupled", "weighted", "taught", "vectors"],
 )  # fmt: skip
 def test_what_has_no_rows_of_its_own_is_refused(loss, sub_centers, told):
     head, embeddings, target = batch()

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.losses import AMCL, KD, RKD, ClipContrastive, CrossEntropy, SigmoidContrastive
+from lightning_losses.losses import AMCL, KD, RKD, ClipContrastive, CrossEntropy, SigmoidContrastive, SupCon, Triplet
 from lightning_losses.modules.embedding_distiller import EmbeddingDistiller
 from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder, hashed_features
 from lightning_losses.objective import Objective, Term
@@ -112,3 +112,11 @@ def test_learned_temperatures_and_biases_do_not_decay():
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert learned["amcl"].of_first.weight.norm() < width
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
+
+
+def test_losses_that_need_several_of_a_class_are_refused():
+    """Every query is a class of its own, so that nothing would be learned; a second view is a positive."""
+    with pytest.raises(ValueError, match=r"'triplet' \(Triplet\) compares embeddings by their classes"):
+        EmbeddingDistiller(network(), Objective({"triplet": Triplet()}))
+    module = EmbeddingDistiller(network(), Objective({"supcon": SupCon()}))
+    assert module.training_step(batch(), 0)["loss"] > 0

@@ -124,6 +124,15 @@ def test_the_budget_of_two_processes_is_that_of_one(tmp_path):
         torch.testing.assert_close(state, dict(network.named_buffers()))
 
 
+def test_weights_in_half_precision_choose_in_single_precision():
+    """As under precision="bf16-true"."""
+    network = SparseAutoencoder(8, 16, k=3).bfloat16()
+    output = network(VALUES[:, :8].bfloat16())
+    assert output["codes"].dtype == torch.float32 and int((output["codes"] > 0).sum()) == 3 * len(VALUES)
+    output["reconstruction"].sum().backward()
+    assert network.encoder.grad.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

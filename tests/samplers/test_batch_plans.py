@@ -129,6 +129,14 @@ def test_pseudo_labels_are_nearest_centres():
     ("make", "sentence"),
     [
         (
+            lambda: ClassBalancedSampler(torch.eye(4), 4, 2),
+            "class_balanced_sampler: target of shape [4, 4] came; give one number for each sample, [n].",
+        ),
+        (
+            lambda: DisjointPseudoLabelSampler(torch.eye(4), 4),
+            "disjoint_pseudo_label_sampler: pseudo_labels of shape [4, 4] came; give one number for each sample, [n].",
+        ),
+        (
             lambda: ClassBalancedSampler(LABELS, 7, 2),
             "class_balanced_sampler: batch_size=7 came with samples_per_class=2; give a multiple of it.",
         ),
@@ -157,7 +165,16 @@ def test_pseudo_labels_are_nearest_centres():
             "samples.",
         ),
     ],
-    ids=["no multiple", "few classes", "processes", "uneven domains", "few labels", "few samples"],
+    ids=[
+        "one-hot target",
+        "one-hot pseudo-labels",
+        "no multiple",
+        "few classes",
+        "processes",
+        "uneven domains",
+        "few labels",
+        "few samples",
+    ],
 )
 def test_what_does_not_fit_is_refused(make, sentence):
     with pytest.raises(ValueError) as refusal:
