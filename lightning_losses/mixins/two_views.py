@@ -107,7 +107,8 @@ class TwoViews(GradCache, DistillationMixin):
             dim: D, the width of embeddings.
 
         Raises:
-            ValueError: a size or width below 1; in the first step, embeddings of another width, an objective without a term that takes `queue`.
+            ValueError: a size or width below 1; in the first step, embeddings of another width, or an objective without
+                a term that takes `queue`.
         """
         check_count("two_views", "size", size)
         check_count("two_views", "dim", dim)
