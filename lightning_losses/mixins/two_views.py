@@ -13,6 +13,7 @@ from lightning_losses.environment.repeated_batch import read_once, runs_again
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.grad_cache import GradCache
 from lightning_losses.numerics.checks import check_count
+from lightning_losses.objective.term import Term
 from lightning_losses.parallel.processes import gather_batch
 
 _INPUTS = ("inputs", "other_inputs")
@@ -39,6 +40,8 @@ class TwoViews(GradCache, DistillationMixin):
       nothing: the share is 1, and each sample its own partner;
     - `queue`: the embeddings that were enqueued in the steps before, the newest first, once there are any; see
       `start_queue`.
+
+    Labels of the data, `target`, are offered only if a loss can't do without them or its term's `inputs` name them.
 
     Set `self.network`, which maps inputs to embeddings; override `embed` or `predict` for anything else. A module of
     losses that gather the batch of all processes needs nothing more on several; batch norm in its network does, with
@@ -173,7 +176,12 @@ class TwoViews(GradCache, DistillationMixin):
         tensors = super().objective_tensors(tensors)
         queued = read_once(self, "queued", lambda: self.__dict__.get("_queued"))
         queue = {"queue": self.past_embeddings[:queued]} if queued else {}
-        return {**queue, **self._predicted(tensors), **self._targets(tensors), **self._further(tensors), **tensors}
+        offered = {**queue, **self._predicted(tensors), **self._targets(tensors), **self._further(tensors), **tensors}
+        terms = [term for term in getattr(self.objective, "terms", {}).values() if isinstance(term, Term)]
+        if not any(term.asks_for("target") for term in terms):
+            # A loss that can do without labels would take them unseen.
+            offered.pop("target", None)
+        return offered
 
     def on_objective(self, output: dict[str, Any], offered: dict[str, Any] | None = None) -> None:
         """Enqueue a training step's embeddings."""

@@ -103,6 +103,10 @@ class Term(nn.Module):
         """Whether the loss takes this argument, but `inputs` leaves it out."""
         return self._inputs.get(argument, argument) is None
 
+    def asks_for(self, source: str) -> bool:
+        """Whether the loss can't do without this tensor of the step, or `inputs` name it."""
+        return self._needs.get(source, False) or source in self._inputs.values()
+
     @property
     def batch_coupled(self) -> bool:
         """Whether the loss must see the batch of all processes: by its definition, or by a batch norm that it holds."""

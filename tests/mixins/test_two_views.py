@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses import BarlowTwins, DINOLoss, MixedBarlowTwins, NegativeCosine, NTXent, Objective, Term
+from lightning_losses import (
+    BarlowTwins,
+    ClipContrastive,
+    DINOLoss,
+    MixedBarlowTwins,
+    NegativeCosine,
+    NTXent,
+    Objective,
+    Term,
+)
 from lightning_losses.data.random_views import RandomSignal
 from lightning_losses.mixins.ema_teacher import EMATeacherMixin
 from lightning_losses.mixins.two_views import TwoViews
@@ -190,6 +199,15 @@ def test_a_queue_comes_with_the_state_alone():
     other.load_state_dict(module.state_dict())
     values = [one.training_step(batch(slice(6, 12)), 1)["loss"] for one in (module, other)]
     assert torch.equal(*values) and torch.equal(module.past_embeddings, other.past_embeddings)
+
+
+def test_labels_are_for_losses_that_ask_for_them():
+    """A loss that can do without would leave out samples without a label, and compare no two of a class."""
+    labelled = {**batch(), "target": torch.tensor([0, 0, 1, 1, 1, 2] + [-100] * 6)}
+    asking = Learner(Term(ClipContrastive(), inputs={"target": "target"})).training_step(labelled, 0)
+    unseen = Learner(ClipContrastive()).training_step(labelled, 0)
+    torch.testing.assert_close(unseen["loss"], ClipContrastive()(unseen["embeddings"], unseen["embeddings_b"]))
+    assert asking["loss"] < unseen["loss"] and torch.equal(unseen["target"], labelled["target"])
 
 
 def test_what_does_not_fit_is_told():
