@@ -61,7 +61,7 @@ def linear_margin_loss(
     for name, tensor in (("embeddings", embeddings), ("weight", weight)):
         check_floating(_NAME, name, tensor)
     required = [name for name, needed in loss.inputs().items() if needed] if isinstance(loss, RowLoss) else []
-    if not {"logits", "target"}.issuperset(required):
+    if refuses(loss) is None and not {"logits", "target"}.issuperset(required):
         raise ValueError(
             f"{_NAME}: {type(loss).__name__} takes {', '.join(required)}; give a loss of logits and target alone."
         )
