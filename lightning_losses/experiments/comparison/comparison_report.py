@@ -447,7 +447,7 @@ class Comparison:
                 intervals["effects.png"] = partial(effects, differing, label=label, note=note, better=unit.better)
         else:
             intervals = {
-                f"intervals_{name.lower().replace(' ', '_')}.png": partial(
+                f"intervals_{metrics[0]}.png": partial(
                     seed_intervals,
                     {setting: self._panel(setting, metrics) for setting in self.settings},
                     stages=_STAGES[: len(metrics)],
