@@ -65,10 +65,7 @@ class SupCon(EmbeddingLoss):
 
     def measure(self, given: ClassedEmbeddings) -> Float[Tensor, ""]:
         """The mean over samples with a positive."""
-        # What two vectors of a class differ by is lost in their cosine's last digits, at 1 of float32, and most so
-        # over a small temperature.
-        precise = given.embeddings if given.embeddings.device.type == "mps" else given.embeddings.double()
-        unit, scale = unit_rows(precise), 1 / self.temperature
+        unit, scale = unit_rows(given.embeddings), 1 / self.temperature
         lse = similarity_logsumexp(unit, scale=scale, row_kept=given.kept)
         # The first place of each class among the sorted ones is its number.
         number = torch.searchsorted(given.target.sort().values, given.target)
@@ -78,5 +75,4 @@ class SupCon(EmbeddingLoss):
         of_positives = scale * (unit * (sums[number] - unit)).sum(dim=-1) / others.clamp(min=1)
         counts = given.kept & (others > 0)
         each = (lse - of_positives).masked_fill(~counts, 0.0)
-        value = self.temperature / self.base_temperature * each.sum() / counts.sum().clamp(min=1)
-        return value.to(given.embeddings.dtype)
+        return self.temperature / self.base_temperature * each.sum() / counts.sum().clamp(min=1)
