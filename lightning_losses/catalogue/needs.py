@@ -94,8 +94,8 @@ NEEDS = (
             Answer(
                 "nt_xent",
                 "pre-trains without labels: each view picks its sample's other view out of the batch (SimCLR)",
-                "lightning-losses train experiment=contrastive objective=nt_xent",
-                "a linear probe by 400 labels 2.7 ± 2.0 points over a network trained on these labels alone",
+                "lightning-losses train experiment=contrastive_images objective=nt_xent",
+                "a linear probe by 300 labels of images 89.27 %, where a network trained on them alone has 72.70 %",
                 "self_supervised.md",
             ),
             Answer(
