@@ -59,6 +59,8 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 def refusals_of(path: Path) -> Iterator[None]:
     """Within this context a refusal of the system is an ``OSError`` that names the path, whichever library met it.
 
+    Ctrl-C stays what it is where a library's writer, in closing, makes an error of its own of it, as torch's does.
+
     Example:
         >>> with refusals_of(Path("runs/file")):
         ...     raise RuntimeError("while serializing: No space left on device (os error 28)")
@@ -68,6 +70,8 @@ def refusals_of(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if (stop := error.__context__) is not None and not isinstance(stop, Exception):
+            raise stop from None
         number = refused_number(error)
         if number is None:
             raise

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from lightning_losses.environment.atomic_files import write_text
+from lightning_losses.environment.atomic_files import replacing, write_text
 from lightning_losses.teachers import CachedLogits
 
 
@@ -50,3 +50,26 @@ def test_a_file_can_be_read_by_whom_the_umask_says(tmp_path, umask, mode):
     finally:
         os.umask(before)
     assert (tmp_path / "logits.safetensors").stat().st_mode & 0o777 == mode
+
+
+class Interrupted:
+    """A stream that Ctrl-C meets at its second part."""
+
+    def __init__(self, stream):
+        self.stream, self.parts = stream, 0
+
+    def write(self, part):
+        self.parts += 1
+        if self.parts == 2:
+            raise KeyboardInterrupt
+        return self.stream.write(part)
+
+    def flush(self):
+        self.stream.flush()
+
+
+def test_ctrl_c_within_the_writer_of_torch_stays_ctrl_c(tmp_path):
+    """The writer then finds its file too short, and raises an error of its own."""
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "file") as partial, partial.open("wb") as stream:
+        torch.save({"weight": torch.zeros(100)}, Interrupted(stream))
+    assert not list(tmp_path.iterdir())
