@@ -467,6 +467,9 @@ def test_every_shipped_comparison_takes_a_step(name, monkeypatch):
 def test_every_shipped_claim_is_about_what_is_compared(name):
     config = composed(f"comparison={name}")
     planned = plan(config, [])
+    # What its own file says holds, and not what it inherits.
+    written = OmegaConf.load(ROOT / "conf" / "comparison" / f"{name}.yaml")
+    assert all(config[word] == written[word] for word in ("title", "objectives", "claims") if word in written)
     assert config.title and config.caveat and config.untested
     for node in config.claims:
         claim = Claim.read(node)
