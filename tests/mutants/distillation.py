@@ -84,8 +84,8 @@ MISTAKES = [
     *of(
         f"{FEATURES}/crd.py",
         f"tests/{FEATURES}/test_crd.py",
-        ("(a, b, target=target, kept=kept)", "(a, b, kept=kept)"),
-        ("(a, b, target=target, kept=kept)", "(a, b, target=target, kept=kept, both=False)"),
+        ("target=target, kept=kept)", "kept=kept)"),
+        ("target=target, kept=kept)", "target=target, kept=kept, both=False)"),
     ),
     *of(
         f"{FEATURES}/rkd.py",

@@ -67,10 +67,7 @@ MISTAKES = [
     *of(
         "metrics/retrieval.py",
         "tests/metrics/test_retrieval.py",
-        (
-            "(scores >= scores.diagonal().unsqueeze(-1)).sum(dim=-1)",
-            "(scores > scores.diagonal().unsqueeze(-1)).sum(dim=-1) + 1",
-        ),
+        ("(scores >= own).sum(dim=-1)", "(scores > own).sum(dim=-1) + 1"),
         ("values.mean(dim=0)", "values.mean(dim=1)"),
     ),
     *of(
