@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.kinds.multi_vector import (
     VECTOR_METRICS,
     PairStates,
@@ -18,7 +17,7 @@ from tests.recipes.conftest import composed, rehearse, train
 
 SHORT = [
     "experiment=multi_vector",
-    *("data.max_pairs=60", "model.max_length=12", "multi_vector.seeds=[0,1]", "multi_vector.epochs=2"),
+    *("data.max_pairs=60", "model.max_length=12", "multi_vector.seeds=[0,1]", "trainer.max_epochs=2"),
     *("multi_vector.dim=8", "multi_vector.lr=0.02"),
 ]
 
@@ -52,11 +51,13 @@ def test_all_vectors_clusters_and_one_are_compared_and_claims_judged(tmp_path, t
         ),
         ("multi_vector.claims.0.differences.0.metric=recall", "claims: there is no metric 'recall'"),
         ("data.tokenizer=null", "data: give data=docstring_pairs with data.tokenizer"),
+        ("trainer.max_epochs=0", "multi_vector: epochs=0 came; give a whole number of at least 1."),
+        ("multi_vector.lr=0", "multi_vector: lr=0 came; give a number above 0."),
     ],
-    ids=["seeds", "of", "claim", "tokens"],
+    ids=["seeds", "of", "claim", "tokens", "epochs", "rate"],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told, tiny_encoder):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ValueError) as caught:
         rehearse(composed(*SHORT, f"model.folder={tiny_encoder}", override))
     assert str(caught.value).startswith(told)
 

@@ -49,11 +49,12 @@ def test_each_objective_has_its_learning_rate_and_each_seed_its_split(tiny_encod
         ("retrieval.seeds=[]", "retrieval.seeds: none came; give at least one."),
         ("retrieval.claims.0.differences.0.metric=mr", "claims: there is no metric 'mr'"),
         ("data.tokenizer=null", "data.tokenizer: a network of token ids came with data of hashed words; give"),
+        ("retrieval.objectives.mw.lr=0", "retrieval: lr of mw=0.0 came; give a number above 0."),
     ],
-    ids=["seeds", "claim", "tokens"],
+    ids=["seeds", "claim", "tokens", "rate"],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_trained(override, told, tiny_encoder):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ValueError) as caught:
         rehearse(composed(*SHORT, f"model.folder={tiny_encoder}", override))
     assert str(caught.value).startswith(told)
 

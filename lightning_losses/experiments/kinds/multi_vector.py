@@ -27,6 +27,7 @@ from lightning_losses.experiments.page import Page
 from lightning_losses.metrics.retrieval import own_ranks, retrieval_scores
 from lightning_losses.networks.colbert_projection import ColBERTProjection
 from lightning_losses.networks.sentence_encoder import SentenceEncoder
+from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.maxsim import maxsim
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
@@ -109,6 +110,9 @@ class MultiVectorRetrieval(Experiment):
         settings = self.config.multi_vector
         if not settings.seeds or not settings.runs:
             raise ConfigError("multi_vector: no seeds or no runs came; give at least one of each.")
+        for size in ("dim", "epochs", "batch_size"):
+            check_count("multi_vector", size, settings[size])
+        check_number("multi_vector", "lr", settings.lr, above=0)
         for run, node in settings.runs.items():
             before = list(settings.runs)[: list(settings.runs).index(run)]
             of = node.get("projection_of")

@@ -17,6 +17,7 @@ from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page
 from lightning_losses.experiments.training.training import Training, rehearse_seeds, training_of_seed
+from lightning_losses.numerics.checks import check_number
 
 BEFORE = "before"
 RETRIEVAL_METRICS = ("mrr", "recall_at_1", "recall_at_10", "pooled_auc", "val_mrr")
@@ -34,6 +35,8 @@ class PretrainedRetrieval(Experiment):
         runs = {str(run): (node["objective"], float(node["lr"])) for run, node in plain.items()}
         if all(objective != own for objective, _ in runs.values()):
             runs[" + ".join(own["terms"])] = own, float(self.config.optimizer.lr)
+        for run, (_, rate) in runs.items():
+            check_number("retrieval", f"lr of {run}", rate, above=0)
         return runs
 
     def seed_trainings(self) -> list[dict[str, Training]]:
