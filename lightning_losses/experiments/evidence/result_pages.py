@@ -363,7 +363,8 @@ def _setting(experiment: str, settings: dict[str, Any]) -> str:
     data = ", ".join(
         f"{name.replace('_', ' ')} {value}"
         for name, value in settings["data"].items()
-        if not name.startswith("_") and name != "steps_per_epoch"
+        # Neither where they come from nor the form of a batch.
+        if not name.startswith("_") and name not in ("steps_per_epoch", "batch")
     )
     budgets = {run.get("set", {}).get("trainer.max_steps", settings["trainer"]["max_steps"])
                for run in settings["runs"].values()}  # fmt: skip
