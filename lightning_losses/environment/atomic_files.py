@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
@@ -67,10 +68,13 @@ def refusals_of(path: Path) -> Iterator[None]:
         Traceback (most recent call last):
         OSError: [Errno 28] No space left on device: 'runs/file'
     """
+    # A write that follows Ctrl-C, such as that of a last checkpoint, is refused like any other.
+    before = sys.exc_info()[1]
     try:
         yield
     except Exception as error:
-        if (stop := error.__context__) is not None and not isinstance(stop, Exception):
+        stop = error.__context__
+        if stop is not None and stop is not before and not isinstance(stop, Exception):
             raise stop from None
         number = refused_number(error)
         if number is None:

@@ -1,5 +1,6 @@
 """What a crash of the machine leaves: the file before, or the whole of the new one."""
 
+import errno
 import os
 
 import pytest
@@ -73,3 +74,12 @@ def test_ctrl_c_within_the_writer_of_torch_stays_ctrl_c(tmp_path):
     with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "file") as partial, partial.open("wb") as stream:
         torch.save({"weight": torch.zeros(100)}, Interrupted(stream))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_is_told_also_when_ctrl_c_came_before(tmp_path):
+    """A last checkpoint is written after it."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(OSError, match="No space left"), replacing(tmp_path / "file"):
+            raise OSError(errno.ENOSPC, "No space left on device") from None
