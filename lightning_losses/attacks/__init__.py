@@ -6,4 +6,4 @@ from lightning_losses.attacks.cw_l2 import CWL2 as CWL2
 from lightning_losses.attacks.fgsm import FGSM as FGSM
 from lightning_losses.attacks.pgd import PGD as PGD
 from lightning_losses.attacks.pma import PMA as PMA
-from lightning_losses.attacks.row_generator import RowGenerator as RowGenerator
+from lightning_losses.numerics.row_generator import RowGenerator as RowGenerator

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lightning_losses.attacks.attacking import BatchNormMode, attacking
 from lightning_losses.attacks.balls import into_box
-from lightning_losses.attacks.row_generator import Randomness, RowGenerator
 from lightning_losses.networks.calls import logits_of
 from lightning_losses.numerics.checks import check_floating, check_tensor
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.row_generator import Randomness, RowGenerator
 from lightning_losses.numerics.settings import Declared, Seed
 
 # What inputs may lie outside of their bounds, as a share of the range: the rounding of half precision.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.attacks.row_generator import Randomness, normal, uniform
+from lightning_losses.numerics.row_generator import Randomness, normal, uniform
 
 Norm = Literal["linf", "l2"]
 

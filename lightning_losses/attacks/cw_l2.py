@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_losses.attacks.attack import Attack, gradient_by_inputs
 from lightning_losses.attacks.losses import logit_margin
-from lightning_losses.attacks.row_generator import Randomness
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.row_generator import Randomness
 from lightning_losses.numerics.settings import Count, NonNegative, Positive
 
 # How near to the ends of the range, as a share of it, inputs count as within, where the inverse of tanh is finite.

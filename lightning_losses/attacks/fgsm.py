@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_losses.attacks.gradient_attack import Climbing, GradientAttack
 from lightning_losses.attacks.losses import odds_against
-from lightning_losses.attacks.row_generator import Randomness
+from lightning_losses.numerics.row_generator import Randomness
 
 
 class FGSM(GradientAttack):

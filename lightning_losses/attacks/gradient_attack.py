@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_losses.attacks.attack import Attack, gradient_by_inputs
 from lightning_losses.attacks.balls import Norm, ascent_step, into_ball
-from lightning_losses.attacks.row_generator import Randomness
+from lightning_losses.numerics.row_generator import Randomness
 from lightning_losses.numerics.settings import Count, NonNegative
 from lightning_losses.parallel.sharding import is_sharded
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_losses.attacks.balls import uniform_in_ball
 from lightning_losses.attacks.gradient_attack import Climbing, GradientAttack
 from lightning_losses.attacks.losses import ATTACK_LOSSES, AttackLossName
-from lightning_losses.attacks.row_generator import Randomness, normal
+from lightning_losses.numerics.row_generator import Randomness, normal
 from lightning_losses.numerics.settings import NonNegative
 
 # The standard deviation of the normal start, with which TRADES and MART begin.

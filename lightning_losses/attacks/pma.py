@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_losses.attacks.balls import uniform_in_ball
 from lightning_losses.attacks.gradient_attack import Climbing, GradientAttack
 from lightning_losses.attacks.losses import log_probability_margin, log_rival_probability, odds_against
-from lightning_losses.attacks.row_generator import Randomness
+from lightning_losses.numerics.row_generator import Randomness
 from lightning_losses.numerics.settings import Bound, Count
 
 

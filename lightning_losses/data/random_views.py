@@ -5,9 +5,10 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lightning_losses.numerics.row_generator import Randomness, normal, uniform
 from lightning_losses.numerics.settings import Bound, Declared, NonNegative, Share, Whole
 
 
@@ -39,21 +40,28 @@ class RandomAffine(Declared):
         self, image: Float[Tensor, "channels height width"], generator: torch.Generator
     ) -> Float[Tensor, "channels height width"]:
         """The view of an image."""
-        height, width = image.shape[-2:]
-        turn, size, down, right, top, left = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
+        return self.of_batch(image.unsqueeze(0), generator)[0]
+
+    def of_batch(
+        self, images: Float[Tensor, "batch channels height width"], generator: Randomness
+    ) -> Float[Tensor, "batch channels height width"]:
+        """A view of each image, with its own random numbers."""
+        height, width = images.shape[-2:]
+        turn, size, down, right, top, left = uniform(images.new_empty(len(images), 6), generator).unbind(dim=1)
         angle, factor = math.radians(self.degrees) * (2 * turn - 1), 1 + self.scale * (2 * size - 1)
-        cosine, sine = math.cos(angle) / factor, math.sin(angle) / factor
-        # In grid_sample's units the image reaches from -1 to 1.
+        cosine, sine = angle.cos() / factor, angle.sin() / factor
+        # In grid_sample's units an image reaches from -1 to 1.
         rows = [
-            [cosine, -sine * height / width, 2 * self.shift * (2 * right - 1)],
-            [sine * width / height, cosine, 2 * self.shift * (2 * down - 1)],
+            torch.stack([cosine, -sine * height / width, 2 * self.shift * (2 * right - 1)], dim=1),
+            torch.stack([sine * width / height, cosine, 2 * self.shift * (2 * down - 1)], dim=1),
         ]
-        grid = F.affine_grid(image.new_tensor([rows]), [1, *image.shape], align_corners=False)
-        view = F.grid_sample(image.unsqueeze(0), grid, padding_mode="border", align_corners=False)[0]
+        grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+        views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         if covered := round(self.cover * min(height, width)):
-            begins = [int(place * (side - covered + 1)) for place, side in ((top, height), (left, width))]
-            view[..., begins[0] : begins[0] + covered, begins[1] : begins[1] + covered] = image.min()
-        return _with_noise(view, self.noise, generator)
+            across = _within(left, width, covered).view(-1, 1, 1, width)
+            inside = _within(top, height, covered).view(-1, 1, height, 1) & across
+            views = torch.where(inside, images.amin(dim=(1, 2, 3), keepdim=True), views)
+        return _with_noise(views, self.noise, generator)
 
 
 class RandomSignal(Declared):
@@ -82,14 +90,30 @@ class RandomSignal(Declared):
         self, signal: Float[Tensor, "channels length"], generator: torch.Generator
     ) -> Float[Tensor, "channels length"]:
         """The view of a signal."""
-        length = signal.shape[-1]
-        moved, size, incline = (2 * torch.rand(3, generator=generator, dtype=torch.float64) - 1).tolist()
-        line = torch.linspace(-0.5, 0.5, length, dtype=signal.dtype, device=signal.device)
-        view = (1 + self.scale * size) * signal.roll(round(self.shift * moved), dims=-1) + self.slope * incline * line
-        return _with_noise(view, self.noise, generator)
+        return self.of_batch(signal.unsqueeze(0), generator)[0]
+
+    def of_batch(
+        self, signals: Float[Tensor, "batch channels length"], generator: Randomness
+    ) -> Float[Tensor, "batch channels length"]:
+        """A view of each signal, with its own random numbers."""
+        numbers = 2 * uniform(signals.new_empty(len(signals), 3, 1, 1), generator) - 1
+        moved, size, incline = numbers.unbind(dim=1)
+        length = signals.shape[-1]
+        places = torch.arange(length, device=signals.device) - (self.shift * moved).round().long()
+        rolled = signals.gather(-1, (places % max(length, 1)).expand(signals.shape))
+        line = torch.linspace(-0.5, 0.5, length, dtype=signals.dtype, device=signals.device)
+        views = (1 + self.scale * size) * rolled + self.slope * incline * line
+        return _with_noise(views, self.noise, generator)
 
 
-def _with_noise(view: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    if not deviation:
-        return view
-    return view + deviation * torch.randn(view.shape, generator=generator).to(view)
+def _within(begin: Float[Tensor, " batch"], length: int, covered: int) -> Bool[Tensor, "batch length"]:
+    """Which places of a side are covered; the first covered one is at a share of those where it may be."""
+    first = (begin * (length - covered + 1)).floor().unsqueeze(1)
+    place = torch.arange(length, device=begin.device)
+    return (place >= first) & (place < first + covered)
+
+
+def _with_noise(
+    views: Float[Tensor, "batch ..."], deviation: float, generator: Randomness
+) -> Float[Tensor, "batch ..."]:
+    return views + deviation * normal(views, generator) if deviation else views

@@ -1,15 +1,16 @@
 """Reproducible augmented views: a view depends only on a seed, the sample's position and the view's number."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.data.loading import Batch, BatchDataset
 from lightning_losses.numerics.checks import check_count
+from lightning_losses.numerics.row_generator import Randomness, RowGenerator, uniform
 from lightning_losses.numerics.settings import Bound, Count, Declared
 from lightning_losses.samplers.resumable import ResumableSampler
 
@@ -38,13 +39,25 @@ class RandomShift:
         self, image: Float[Tensor, "channels height width"], generator: torch.Generator
     ) -> Float[Tensor, "channels height width"]:
         """The image, moved."""
-        down, right = torch.randint(-self.pixels, self.pixels + 1, (2,), generator=generator).tolist()
-        moved = torch.full_like(image, image.min().item())
-        height, width = image.shape[-2:]
-        moved[..., max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = image[
-            ..., max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
-        ]
-        return moved
+        return self.of_batch(image.unsqueeze(0), generator)[0]
+
+    def of_batch(
+        self, images: Float[Tensor, "batch channels height width"], generator: Randomness
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The images, each moved by itself."""
+        height, width = images.shape[-2:]
+        drawn = uniform(images.new_empty(len(images), 2), generator)
+        # A number drawn in a short format can be 1.
+        shifts = (drawn * (2 * self.pixels + 1)).floor().clamp_(max=2 * self.pixels).long() - self.pixels
+        down, right = (
+            torch.arange(side, device=images.device) - shift.unsqueeze(1)
+            for side, shift in zip((height, width), shifts.unbind(dim=1), strict=True)
+        )
+        rows = down.clamp(0, height - 1).view(-1, 1, height, 1).expand(images.shape)
+        columns = right.clamp(0, width - 1).view(-1, 1, 1, width).expand(images.shape)
+        old = ((down >= 0) & (down < height)).unsqueeze(2) & ((right >= 0) & (right < width)).unsqueeze(1)
+        moved = images.gather(-2, rows).gather(-1, columns)
+        return torch.where(old.unsqueeze(1), moved, images.amin(dim=(1, 2, 3), keepdim=True))
 
 
 def seeded_view(augmentation: Augmentation, inputs: Float[Tensor, "channels ..."], *numbers: int) -> Tensor:
@@ -55,9 +68,51 @@ def seeded_view(augmentation: Augmentation, inputs: Float[Tensor, "channels ..."
         >>> bool((seeded_view(RandomShift(2), image, 0, 7) == seeded_view(RandomShift(2), image, 0, 7)).all())
         True
     """
+    return augmentation(inputs, torch.Generator().manual_seed(_hashed(numbers)))
+
+
+def seeded_views(
+    augmentation: Augmentation,
+    inputs: Float[Tensor, "batch ..."],
+    *numbers: int,
+    places: Int[Tensor, " batch"] | Sequence[int],
+) -> Float[Tensor, "batch ..."]:
+    """A view of each sample that these numbers and its place fix: other samples of the batch don't matter.
+
+    All samples are changed at once by an augmentation that has a function `of_batch`, as this package's have; it takes
+    a `RowGenerator`. With others this calls `seeded_view` for each.
+
+    Args:
+        augmentation: makes views.
+        inputs: [B, ...] the samples.
+        *numbers: whole numbers of at least 0, such as a seed and the view's number.
+        places: [B] whole numbers, of which each fixes its sample's view.
+
+    Example:
+        >>> images = torch.eye(3).repeat(2, 1, 1, 1)
+        >>> one, other = (seeded_views(RandomShift(2), images, 0, places=places) for places in ([5, 7], [7, 9]))
+        >>> torch.equal(one[1], other[0])
+        True
+    """
+    if len(places) != len(inputs):
+        raise ValueError(
+            f"seeded_views: {len(places)} places came with inputs of shape {list(inputs.shape)}; give the place of "
+            "each sample."
+        )
+    if not len(inputs):
+        return inputs
+    of_batch = getattr(augmentation, "of_batch", None)
+    if of_batch is not None:
+        views: Tensor = of_batch(inputs, RowGenerator(_hashed(numbers), torch.as_tensor(places, dtype=torch.int64)))
+        return views
+    known = places.tolist() if isinstance(places, Tensor) else places
+    each = [seeded_view(augmentation, one, *numbers, place) for one, place in zip(inputs, known, strict=True)]
+    return torch.stack(each)
+
+
+def _hashed(numbers: Sequence[int]) -> int:
     # Consecutive numbers give independent streams only through a hash.
-    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
-    return augmentation(inputs, torch.Generator().manual_seed(int(state[0] >> np.uint64(1))))
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class SeededViews(Declared, BatchDataset):
@@ -99,18 +154,11 @@ class SeededViews(Declared, BatchDataset):
     def __getitems__(self, numbers: list[int]) -> Batch:
         """The batch of these views."""
         batch = self.dataset.__getitems__([number % len(self.dataset) for number in numbers])
-        found = {**batch, "inputs": self._seen(batch["inputs"], numbers)}
+        found = {**batch, "inputs": seeded_views(self.augmentation, batch["inputs"], self.seed, places=numbers)}
         if self.pairs:
             following = [(number + len(self.dataset)) % len(self) for number in numbers]
-            found["other_inputs"] = self._seen(batch["inputs"], following)
+            found["other_inputs"] = seeded_views(self.augmentation, batch["inputs"], self.seed, places=following)
         return {**found, "view_index": torch.as_tensor(numbers, dtype=torch.int64)}
-
-    def _seen(self, images: Tensor, numbers: list[int]) -> Tensor:
-        seen = [
-            seeded_view(self.augmentation, image, self.seed, number)
-            for image, number in zip(images, numbers, strict=True)
-        ]
-        return torch.stack(seen) if seen else images
 
 
 class ViewSampler(ResumableSampler):

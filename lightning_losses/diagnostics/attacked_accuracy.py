@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lightning_losses.attacks.attack import Attack
 from lightning_losses.attacks.gradient_attack import GradientAttack
 from lightning_losses.attacks.pgd import PGD
-from lightning_losses.attacks.row_generator import Randomness, RowGenerator
 from lightning_losses.networks.calls import logits_of
+from lightning_losses.numerics.row_generator import Randomness, RowGenerator
 
 A = TypeVar("A", bound=GradientAttack)
 # An attack, or a function that is called as one.

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_losses.attacks.attack import Attack
 from lightning_losses.attacks.for_data import for_data
-from lightning_losses.attacks.row_generator import Randomness, RowGenerator
 from lightning_losses.environment.lightning_internals import attached_trainer, batch_number
 from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.numerics.row_generator import Randomness, RowGenerator
 from lightning_losses.numerics.rows import class_indices, labelled_rows
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import group_rank

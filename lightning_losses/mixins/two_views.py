@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.data.seeded_views import Augmentation, seeded_view
+from lightning_losses.data.seeded_views import Augmentation, seeded_views
 from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.environment.repeated_batch import read_once, runs_again
 from lightning_losses.mixins.distillation import DistillationMixin
@@ -259,21 +259,14 @@ class TwoViews(GradCache, DistillationMixin):
         trainer = attached_trainer(self)
         epoch = trainer.current_epoch if trainer is not None and trainer.training else 0
         number = epoch * (2 + self.crops) + view
-        # Reading the positions of a batch on a device waits for it once.
-        if index is not None:
-            places = index.tolist()
-        else:
-            places = list(range(len(inputs))) if self.evaluates else torch.randint(2**62, (len(inputs),)).tolist()
-        if len(places) != len(inputs):
+        if index is None:
+            index = torch.arange(len(inputs)) if self.evaluates else torch.randint(2**62, (len(inputs),))
+        if len(index) != len(inputs):
             raise ValueError(
-                f"{type(self).__name__}: an index of {len(places)} samples came with inputs of shape "
+                f"{type(self).__name__}: an index of {len(index)} samples came with inputs of shape "
                 f"{list(inputs.shape)}; give the number of each sample."
             )
-        views = [
-            seeded_view(augmentation, one, self.view_seed, number, place)
-            for one, place in zip(inputs, places, strict=True)
-        ]
-        return torch.stack(views) if views else inputs
+        return seeded_views(augmentation, inputs, self.view_seed, number, places=index)
 
 
 def _count_queued(module: Any, keys: Any) -> None:

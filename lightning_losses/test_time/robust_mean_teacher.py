@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from lightning_losses.data.seeded_views import Augmentation, seeded_view
+from lightning_losses.data.seeded_views import Augmentation, seeded_views
 from lightning_losses.losses.self_training.rmt_symmetric_cross_entropy import RMTSymmetricCrossEntropy
 from lightning_losses.networks.calls import logits_of
 from lightning_losses.numerics.probabilities import full_precision
@@ -124,11 +124,8 @@ class RobustMeanTeacher(TestTimeMethod):
                 f"robust_mean_teacher: inputs as a {type(inputs).__name__} came; give a tensor, or no augmentation."
             )
         assert self.augmentation is not None
-        views = [
-            seeded_view(self.augmentation, sample, self.seed, number, place)
-            for place, sample in enumerate(inputs.detach().cpu())
-        ]
-        return torch.stack(views).to(inputs) if views else inputs
+        places = range(len(inputs))
+        return seeded_views(self.augmentation, inputs.detach(), self.seed, number, places=places)
 
 
 def _of_network(run: Adaptation) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_losses.data.random_views import RandomAffine, RandomSignal
+from lightning_losses.data.seeded_views import RandomShift, seeded_views
 
 
 def drawn(view, inputs, seed=0):
@@ -53,3 +54,30 @@ def test_a_view_depends_on_its_generator_alone():
     with pytest.raises(ValueError) as caught:
         RandomAffine(scale=1.0)
     assert str(caught.value) == "RandomAffine: scale=1.0 came; give a number at least 0 and below 1."
+
+
+@pytest.mark.parametrize(
+    ("view", "inputs"),
+    [
+        (RandomAffine(cover=0.3, noise=0.1), torch.randn(5, 2, 6, 5)),
+        (RandomSignal(shift=3), torch.randn(5, 2, 7)),
+        (RandomShift(2), torch.randn(5, 2, 6, 5)),
+        # A function of one sample, such as people's own.
+        (lambda sample, generator: sample + torch.rand((), generator=generator), torch.randn(5, 3)),
+    ],
+    ids=["affine", "signal", "shift", "function"],
+)
+def test_views_of_a_batch_are_those_of_its_samples_alone(view, inputs):
+    places = torch.tensor([4, 9, 2**40, 9, 0])
+    whole = seeded_views(view, inputs, 3, 1, places=places)
+    assert whole.shape == inputs.shape and not torch.equal(whole, inputs)
+    for number, place in enumerate(places.tolist()):
+        alone = seeded_views(view, inputs[number : number + 1], 3, 1, places=[place])
+        torch.testing.assert_close(alone[0], whole[number])
+    same = seeded_views(view, inputs[:1].expand_as(inputs), 3, 1, places=places)
+    torch.testing.assert_close(same[1], same[3])
+    for others in (seeded_views(view, inputs, 3, 2, places=places), same[[1, 2, 0, 4, 3]]):
+        assert not torch.allclose(others, whole)
+    assert seeded_views(view, inputs[:0], 0, places=[]).shape == inputs[:0].shape
+    with pytest.raises(ValueError, match="4 places came with inputs of shape"):
+        seeded_views(view, inputs, 0, places=[1, 2, 3, 4])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_losses.data.corruptions.images import IMAGE_CORRUPTIONS, Kind
 from lightning_losses.data.corruptions.signals import SIGNAL_CORRUPTIONS
-from lightning_losses.data.seeded_views import seeded_view
+from lightning_losses.data.seeded_views import seeded_views
 from lightning_losses.numerics.settings import Bound, Declared
 
 Severity = Annotated[int, Bound(least=1, most=5)]
@@ -106,11 +106,7 @@ def corrupted(
     positions = range(len(samples)) if index is None else index
     if len(positions) != len(samples):
         raise ValueError(f"corruption: {len(positions)} positions came with {len(samples)} samples; give one for each.")
-    changed = [
-        seeded_view(corruption, sample, seed, number, position)
-        for sample, position in zip(samples, positions, strict=True)
-    ]
-    return torch.stack(changed) if changed else samples
+    return seeded_views(corruption, samples, seed, number, places=positions)
 
 
 def _listed(dimensions: int) -> str:

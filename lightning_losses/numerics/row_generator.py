@@ -1,4 +1,4 @@
-"""Random numbers for attacks: from a generator, or of each row by itself."""
+"""Random numbers of rows: from a generator, or of each row by itself."""
 
 import torch
 from jaxtyping import Float, Int
