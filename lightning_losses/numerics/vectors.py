@@ -1,6 +1,6 @@
 """What is done to embeddings of several views before a formula: checks, and standardisation over the batch."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_losses.numerics.checks import check_embeddings
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.regression import refuse_where
 
 # How many units of rounding a feature may spread and still count as constant.
 _ROUNDINGS = 4
@@ -38,6 +39,27 @@ def alike_vectors(loss: str, **vectors: Any) -> tuple[Float[Tensor, "batch dim"]
             )
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in vectors.values()) else torch.float32
     return tuple(full_precision(tensor).to(dtype) for tensor in vectors.values())
+
+
+def refuse_powers(
+    loss: str, power: Literal[2, 4], factor: float = 1.0, **vectors: Float[Tensor, "batch *values"]
+) -> None:
+    """Raise ``ValueError`` for vectors whose squares or fourth powers, times a factor, their dtype doesn't hold.
+
+    On a CPU and under `debug`; elsewhere, and of vectors that are infinite or NaN, the value is none either.
+
+    Example:
+        >>> refuse_powers("demo", 2, embeddings=torch.tensor([[1e30]]))
+        Traceback (most recent call last):
+        ValueError: demo: embeddings holds 1e+30; give numbers up to 7.2e+16 in size, whose squares torch.float32 can \
+hold.
+    """
+    for name, tensor in vectors.items():
+        # What a batch sums up stays below the largest number by 2^16.
+        limit = (torch.finfo(tensor.dtype).max / 2**16 / factor) ** (1 / power)
+        powers = "squares" if power == 2 else "fourth powers"
+        told = f"up to {limit:.1e} in size, whose {powers} {tensor.dtype} can hold"
+        refuse_where((tensor.abs() > limit) & tensor.isfinite(), loss, name, tensor, told)
 
 
 def standardised(

@@ -1,5 +1,7 @@
 """Losses of embeddings at the edges of batches, at a temperature of 0.01, in half precision: as in float64."""
 
+import re
+
 import pytest
 import torch
 
@@ -70,3 +72,28 @@ def test_at_the_edges_it_is_that_of_float64(loss):
 
 def test_each_of_these_losses_is_here():
     assert sorted(loss.identifier() for loss in LOSSES) == sorted(NAMES)
+
+
+POWERS = {"vicreg": 4, "icnn": 2, "energy_confusion": 2, "proto_triplet": 2, "sae_auxk": 2}
+POWERS |= {"cs_information_bottleneck": 2, "mmd": 2}
+
+
+@pytest.mark.parametrize("loss", [loss for loss in losses.loss_classes() if loss.identifier() in POWERS])
+def test_vectors_are_refused_where_their_powers_are_no_numbers(loss):
+    power, values = POWERS[loss.identifier()], tensors(loss, batch=6)
+    # MMD takes distances of float32 in float64.
+    dtype = torch.float64 if loss.identifier() == "mmd" else torch.float32
+    largest = torch.finfo(dtype).max
+    made = build(loss).to(dtype)
+
+    def of_size(size):
+        scaled = {name: (rows / rows.abs().max() * size).to(dtype) for name, rows in floating(values).items()}
+        return with_gradients(made, {**values, **scaled})
+
+    value, gradients = of_size((largest / 2**17) ** (1 / power))
+    assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients.values())
+    powers = {2: "squares", 4: "fourth powers"}[power]
+    told = rf"{loss.identifier()}: \w+ holds \S+; give numbers up to \S+ in size, whose {powers} {dtype} can hold\."
+    for size in (1e-8 * largest, 0.9 * largest):
+        with pytest.raises(ValueError, match=re.compile(f"^{told}$")):
+            of_size(size)

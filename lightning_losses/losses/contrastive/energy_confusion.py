@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import ClassedEmbeddings, EmbeddingLoss
 from lightning_losses.numerics.distances import squared_distances
+from lightning_losses.numerics.vectors import refuse_powers
 
 
 class EnergyConfusion(EmbeddingLoss):
@@ -43,6 +44,7 @@ class EnergyConfusion(EmbeddingLoss):
 
     def measure(self, given: ClassedEmbeddings) -> Float[Tensor, ""]:
         """The logarithm of the energy."""
+        refuse_powers(self._identifier, 2, embeddings=given.embeddings)
         kept = given.kept.unsqueeze(-1)
         # Differences stay, and round less near the origin.
         middle = given.embeddings.sum(dim=0) / given.kept.sum().clamp(min=1)

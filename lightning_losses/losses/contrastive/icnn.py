@@ -7,6 +7,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import ClassedEmbeddings, EmbeddingLoss
 from lightning_losses.numerics.distances import squared_distances
 from lightning_losses.numerics.settings import Count
+from lightning_losses.numerics.vectors import refuse_powers
 
 _EPS = 1e-7
 
@@ -61,6 +62,7 @@ class ICNN(EmbeddingLoss):
 
     def measure(self, given: ClassedEmbeddings) -> Float[Tensor, ""]:
         """Minus the logarithm of the score."""
+        refuse_powers(self._identifier, 2, embeddings=given.embeddings)
         rows, samples = given.embeddings, given.kept.sum()
         columns = min(self.k + 1 if self.searched is None else self.searched, len(rows) - 1)
         if columns < 1:

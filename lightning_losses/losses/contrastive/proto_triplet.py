@@ -7,6 +7,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import ClassedEmbeddings, EmbeddingLoss
 from lightning_losses.numerics.distances import squared_distances
 from lightning_losses.numerics.settings import Count, NonNegative
+from lightning_losses.numerics.vectors import refuse_powers
 
 
 class ProtoTriplet(EmbeddingLoss):
@@ -48,6 +49,7 @@ class ProtoTriplet(EmbeddingLoss):
 
     def measure(self, given: ClassedEmbeddings) -> Float[Tensor, ""]:
         """The mean over queries."""
+        refuse_powers(self._identifier, 2, embeddings=given.embeddings)
         alike = given.alike & given.kept.unsqueeze(0) & given.kept.unsqueeze(1)
         # How many samples of its class come before each.
         rank = alike.tril(diagonal=-1).sum(dim=-1)

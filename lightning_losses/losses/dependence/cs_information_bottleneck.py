@@ -13,6 +13,7 @@ from lightning_losses.numerics.distances import squared_distances
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.regression import regression_values
 from lightning_losses.numerics.settings import Positive, Weight
+from lightning_losses.numerics.vectors import refuse_powers
 
 Denominator = Literal["sum_of_squares", "square_of_sum"]
 
@@ -86,6 +87,8 @@ class CSInformationBottleneck(Loss):
         if len(target) == 0:
             return mean.sum() * 0.0 + full_precision(features).sum() * 0.0
         x, z = (full_precision(tensor).to(mean.dtype).flatten(1) for tensor in (inputs.detach(), features))
+        factor = max(1.0, self.sigma**-2)
+        refuse_powers(self._identifier, 2, factor, inputs=x, features=z, mean=mean, regression_target=target)
         with torch.autocast(mean.device.type, enabled=False):
             of_inputs, of_features = (log_kernel(points, points, self.sigma) for points in (x, z))
             numbers = (mean.reshape(len(mean), -1), target.reshape(len(target), -1))

@@ -8,6 +8,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_floating, check_tensor
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Weight
+from lightning_losses.numerics.vectors import refuse_powers
 
 
 class SAEAuxK(Loss):
@@ -70,6 +71,7 @@ class SAEAuxK(Loss):
         if len(learned) == 0:
             return learned.sum() * 0.0
         x, made = (full_precision(tensor.detach()).to(learned.dtype) for tensor in (features, reconstruction))
+        refuse_powers(self._identifier, 2, features=x, reconstruction=made, dead_reconstruction=learned)
         with torch.autocast(learned.device.type, enabled=False):
             variance = (x - x.mean(dim=0)).square().sum(dim=1).mean()
             nothing = (variance == 0) | ~dead.bool().any()

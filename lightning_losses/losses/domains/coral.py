@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.domains.domain_penalty import FeaturePenalty, refuse_fourth_powers
+from lightning_losses.losses.domains.domain_penalty import FeaturePenalty
 from lightning_losses.numerics.domains import mean_over_pairs
 from lightning_losses.numerics.settings import Weight
+from lightning_losses.numerics.vectors import refuse_powers
 
 
 class CORAL(FeaturePenalty):
@@ -52,7 +53,7 @@ class CORAL(FeaturePenalty):
         self, features: Float[Tensor, "batch dim"], member: Float[Tensor, "domains batch"]
     ) -> Float[Tensor, ""]:
         """The value of the batch."""
-        refuse_fourth_powers(self._identifier, features)
+        refuse_powers(self._identifier, 4, features=features)
         number = member.sum(dim=1)
         means = member @ features / number.clamp(min=1).unsqueeze(1)
         centred = features - member.mT @ means

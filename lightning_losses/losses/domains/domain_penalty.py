@@ -14,7 +14,6 @@ from lightning_losses.numerics.checks import check_embeddings
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.domains import check_domains, domain_members
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
-from lightning_losses.numerics.regression import refuse_where
 from lightning_losses.numerics.settings import Count
 
 
@@ -61,17 +60,6 @@ def domain_rows(
     kept = None if rows.kept is None else rows.kept.flatten()
     log_p = log_probabilities(rows.logits).flatten(0, -2)
     return DomainRows(log_p, rows.target.flatten(), domain_members(domain.flatten(), num_domains, kept, log_p))
-
-
-def refuse_fourth_powers(who: str, features: Float[Tensor, "batch dim"], factor: float = 1.0) -> None:
-    """Raise ``ValueError`` for features whose fourth powers, times a factor, their dtype doesn't hold.
-
-    On a CPU and under `debug`; elsewhere, and of features that are infinite or NaN, the value is none either.
-    """
-    # What a batch sums up stays below the largest number by 2^16.
-    limit = (torch.finfo(features.dtype).max / 2**16 / factor) ** 0.25
-    told = f"up to {limit:.1e} in size, whose fourth powers {features.dtype} can hold"
-    refuse_where((features.abs() > limit) & features.isfinite(), who, "features", features, told)
 
 
 class DomainPenalty(Loss):

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.domains.domain_penalty import DomainRows, domain_rows, refuse_fourth_powers
+from lightning_losses.losses.domains.domain_penalty import DomainRows, domain_rows
 from lightning_losses.numerics.checks import check_embeddings
 from lightning_losses.numerics.domains import variance_of_present
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Bound, Count
+from lightning_losses.numerics.vectors import refuse_powers
 
 
 class Fishr(Loss):
@@ -118,7 +119,7 @@ class Fishr(Loss):
         counted = given.member.sum(dim=0).unsqueeze(1)
         # Ignored samples may hold anything.
         inputs = full_precision(features).to(given.log_p).masked_fill(counted == 0, 0.0)
-        refuse_fourth_powers(self._identifier, inputs, factor=(1 - self.ema) ** -2)
+        refuse_powers(self._identifier, 4, (1 - self.ema) ** -2, features=inputs)
         inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
         slopes = given.log_p.exp() - torch.zeros_like(given.log_p).scatter(1, given.target.unsqueeze(1), 1.0)
         share = given.member / given.member.sum(dim=1, keepdim=True).clamp(min=1)

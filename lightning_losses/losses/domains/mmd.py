@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_losses.losses.domains.domain_penalty import FeaturePenalty
 from lightning_losses.numerics.checks import check_numbers
 from lightning_losses.numerics.distances import squared_distances
+from lightning_losses.numerics.vectors import refuse_powers
 
 
 class MMD(FeaturePenalty):
@@ -63,6 +64,7 @@ class MMD(FeaturePenalty):
         """The value of the batch."""
         # A narrow kernel of near samples shows each digit that a distance loses: fewer nearer to 0, none in float64.
         wide = features if features.device.type == "mps" else features.double()
+        refuse_powers(self._identifier, 2, features=wide)
         centred = wide - wide.detach().mean(dim=0) if len(wide) else wide
         itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
         distances = squared_distances(centred, centred).masked_fill(itself, 0.0).to(features)

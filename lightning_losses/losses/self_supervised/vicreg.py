@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import TwoViewLoss, Views
 from lightning_losses.numerics.settings import Positive, Weight
-from lightning_losses.numerics.vectors import off_diagonal_squares
+from lightning_losses.numerics.vectors import off_diagonal_squares, refuse_powers
 
 
 class VICReg(TwoViewLoss):
@@ -53,6 +53,7 @@ class VICReg(TwoViewLoss):
 
     def measure(self, given: Views) -> Float[Tensor, ""]:
         """The weighted sum of the three terms."""
+        refuse_powers(self._identifier, 4, **given._asdict())
         value = self.invariance_weight * (given.embeddings - given.embeddings_b).square().mean()
         for view in given:
             centred = view - view.mean(dim=0, keepdim=True)
