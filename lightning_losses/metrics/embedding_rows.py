@@ -31,11 +31,16 @@ def class_of_each(who: str, name: str, embeddings: Tensor, target: Any) -> Int[T
     """The classes of embeddings.
 
     Raises:
-        ValueError: no class index for each.
+        ValueError: no class index for each; one below 0, such as -100, which would count as a class.
     """
     if not isinstance(target, Tensor) or target.is_floating_point() or target.shape != embeddings.shape[:1]:
         came = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
         raise ValueError(f"{who}: {name} came as {came} for {len(embeddings)} embeddings; give a class index for each.")
+    if bool((target < 0).any()):
+        raise ValueError(
+            f"{who}: {name} holds {int(target.min())}, which is no class; give class indices from 0 on, and leave out "
+            f"the samples that are ignored, by embeddings[{name} >= 0]."
+        )
     return target.long()
 
 

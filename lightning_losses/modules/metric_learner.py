@@ -22,7 +22,9 @@ from lightning_losses.modules.classifier import (
 )
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.networks.margin_head import MarginHead
+from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.objective import Objective
+from lightning_losses.objective.ignored_targets import ignored_targets
 
 
 class MetricLearner(ObjectiveMixin, L.LightningModule):
@@ -146,7 +148,8 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         output = self._step(batch)
-        self._evaluated.append((output["embeddings"].detach().cpu(), output["target"].cpu()))
+        kept = labelled_rows(output["target"], *ignored_targets(self))
+        self._evaluated.append((output["embeddings"].detach()[kept].cpu(), output["target"][kept].cpu()))
         return output
 
     def _log_scores(self, stage: str) -> None:

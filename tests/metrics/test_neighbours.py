@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_losses.metrics import embedding_rows
+from lightning_losses.metrics import class_retrieval, embedding_rows, opis, tolerance
 from lightning_losses.metrics.neighbours import knn_accuracy, nearest_class_mean_accuracy
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -83,8 +83,16 @@ def test_collapsed_embeddings_are_never_right_and_no_numbers_give_none(measure):
             lambda: nearest_class_mean_accuracy(EMBEDDINGS[:3], TARGET[:3]),
             "nearest_class_mean_accuracy: no class has two embeddings; give several of a class, or queries.",
         ),
+        *(
+            (
+                lambda measure=measure: measure(EMBEDDINGS, TARGET.index_fill(0, torch.tensor(3), -100)),
+                f"{measure.__name__}: target holds -100, which is no class; give class indices from 0 on, and leave "
+                "out the samples that are ignored, by embeddings[target >= 0].",
+            )
+            for measure in (knn_accuracy, nearest_class_mean_accuracy, class_retrieval, opis, tolerance)
+        ),
     ],
-    ids=["widths", "no queries", "one of each"],
+    ids=["widths", "no queries", "one of each", "knn", "means", "retrieval", "opis", "tolerance"],
 )
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError) as error:

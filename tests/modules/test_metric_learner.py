@@ -64,6 +64,14 @@ def test_a_second_view_is_embedded_where_the_objective_takes_one():
     torch.testing.assert_close(step["embeddings_b"], module(INPUTS + 0.1))
 
 
+def test_ignored_samples_are_no_class_of_validation():
+    module = MetricLearner(network(), Objective({"triplet": Triplet()}))
+    kept = torch.arange(60) % 3 > 0
+    output = module.validation_step({"inputs": INPUTS, "target": TARGET.masked_fill(~kept, -100)}, 0)
+    ((embeddings, target),) = module._evaluated
+    assert torch.equal(embeddings, output["embeddings"][kept]) and torch.equal(target, TARGET[kept])
+
+
 def test_a_network_without_a_last_linear_layer_is_refused():
     with pytest.raises(ValueError) as refusal:
         MetricLearner(nn.LayerNorm(4), Objective({"ns": NormalizedSoftmax()}), num_classes=4)
