@@ -27,7 +27,8 @@ class HypCE(Loss):
 
     Draws are a function of `loss_seed` and `step` alone: a resumed run draws what an uninterrupted one does, all
     processes draw the same. All batches of one step begin from the mean of the step before. Without `step` every call
-    in training is a step. ``loss.head(embeddings)`` are the logits.
+    in training is a step. Without gradients, as under ``torch.no_grad()``, the mean stays where it is.
+    ``loss.head(embeddings)`` are the logits.
 
     Args:
         num_classes: C, at least 1.
@@ -117,14 +118,14 @@ class HypCE(Loss):
         number = kept.sum()
         if not (self.pseudo_negatives and self.training):
             return values.sum() / number.clamp(min=1)
-        draws = self._pseudo_negatives(vectors.detach(), number, step)
+        draws = self._pseudo_negatives(vectors.detach(), number, step, moves=torch.is_grad_enabled())
         drawn = torch.arange(len(draws), device=draws.device) < number
         others = -log_probabilities(self.head(draws))[:, -1].masked_fill(~drawn, 0.0)
         return (values.sum() + others.sum()) / (2 * number).clamp(min=1)
 
     @torch.no_grad()
     def _pseudo_negatives(
-        self, vectors: Float[Tensor, "batch dim"], number: Int[Tensor, ""], step: float | None
+        self, vectors: Float[Tensor, "batch dim"], number: Int[Tensor, ""], step: float | None, *, moves: bool
     ) -> Float[Tensor, "batch dim"]:
         # Filled in on the device; a tensor made of a number is copied there, and waited for.
         at_step = self.at_step + 1 if step is None else torch.full_like(self.at_step, int(step))
@@ -134,7 +135,8 @@ class HypCE(Loss):
         start = torch.where(at_step != self.at_step, self.mean, self.begun_from)
         further = torch.where(fresh, of_batch, torch.lerp(of_batch, start, self.momentum))
         moved = torch.where(sound, further, start)
-        self.begun_from.copy_(torch.where(fresh, moved, start))
-        self.mean.copy_(moved)
-        self.at_step.copy_(torch.where(sound | ~fresh, at_step, self.at_step))
+        if moves:
+            self.begun_from.copy_(torch.where(fresh, moved, start))
+            self.mean.copy_(moved)
+            self.at_step.copy_(torch.where(sound | ~fresh, at_step, self.at_step))
         return moved.to(vectors) + self.noise_std * counter_normals(vectors, self.loss_seed, at_step)

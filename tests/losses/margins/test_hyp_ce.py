@@ -33,10 +33,13 @@ def test_draws_around_the_running_mean_are_a_further_class_in_training_alone():
     # A second batch of the step begins from the mean before it, and evaluation changes nothing.
     loss(EMBEDDINGS + 8, TARGET, step=1)
     torch.testing.assert_close(loss.mean.double(), EMBEDDINGS.mean(dim=0) + 2, rtol=0, atol=1e-6)
-    before = loss.mean.clone()
+    before = {name: buffer.clone() for name, buffer in loss.named_buffers()}
     known = loss.eval()(EMBEDDINGS, TARGET, step=2)
     torch.testing.assert_close(known, F.cross_entropy(loss.head(EMBEDDINGS), TARGET))
-    assert torch.equal(loss.mean, before)
+    with torch.no_grad():
+        unseen = loss.train()(EMBEDDINGS, TARGET, step=3)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in loss.named_buffers())
+    assert torch.equal(loss(EMBEDDINGS, TARGET, step=3), unseen)
 
 
 def test_a_resumed_run_draws_what_an_uninterrupted_one_does():
