@@ -390,6 +390,11 @@ def test_a_wrong_word_ends_in_one_message(words, message, monkeypatch, capsys, t
             "claims: there is no metric 'auc'",
         ),
         (["looks=[10,15]"], "looks=[10, 15] came; give a number of seeds of at least 3, or two, the second twice"),
+        (
+            ["looks=5"],
+            "looks=5 came; give a list of numbers of seeds, such as looks=[5,10], or null for one",
+        ),
+        (["looks=[a]"], "looks=['a'] came; give a list of numbers of seeds"),
         (["guards={teecher: 0.1}"], "guards: there is no 'teecher'; did you mean teacher"),
         (["guards={teacher: much}"], "guards.teacher='much' came; give a number, such as 0.1 for 10 points."),
         (["guards={control: {run: ce}}"], "guards.control={'run': 'ce'} came; give run, than, metric and shows"),
@@ -408,6 +413,10 @@ def test_what_the_end_needs_is_checked_at_the_start(words, message, monkeypatch,
     (tmp_path / "a_file").touch()
     with pytest.raises(ConfigError, match=re.escape(message)):
         rehearse(composed("objectives=[ce]", *words), SMALL[:4])
+
+
+def test_no_planned_looks_are_one_at_all_seeds():
+    assert comparison._looks(composed("objectives=[ce]", "looks=null", "seeds=7")) == [7]
 
 
 def test_a_logger_that_is_not_installed_is_missed_at_the_start(monkeypatch):

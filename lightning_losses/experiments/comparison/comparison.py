@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_losses.data import ImageData
 from lightning_losses.environment.cache_folder import cache_folder
@@ -152,7 +152,7 @@ class ObjectiveComparison(Experiment):
             claims=tuple(claims),
             margins={str(metric): float(margin) for metric, margin in config.margins.items()},
             guards=_guards(config),
-            looks=tuple(config.looks),
+            looks=tuple(config.looks or ()),
             made_with=measured_with(),
             untested=tuple(map(str, config.untested)),
             caveat=str(config.caveat).strip(),
@@ -168,7 +168,13 @@ def _looks(config: DictConfig) -> list[int]:
     Raises:
         ConfigError: more than two looks, or a second one that is not after twice as many seeds as the first.
     """
-    looks = list(config.looks)
+    looks = config.looks
+    # Without any planned, all seeds are one look.
+    looks = list(looks) if isinstance(looks, ListConfig) else [] if looks is None else looks
+    if not isinstance(looks, list) or not all(isinstance(look, int) for look in looks):
+        raise ConfigError(
+            f"looks={looks!r} came; give a list of numbers of seeds, such as looks=[5,10], or null for one look at all."
+        )
     if looks and (len(looks) > 2 or looks[0] < 3 or looks[1:] not in ([], [2 * looks[0]])):
         raise ConfigError(
             f"looks={looks} came; give a number of seeds of at least 3, or two, the second twice the first."
