@@ -28,7 +28,8 @@ class DomainMixupMixin(ObjectiveMixin):
     of the next one, as far as that has so many, with one share for each two domains, from a Beta distribution. A
     single domain is mixed with itself, sample by sample, which changes nothing. The draws are torch's own, on the CPU.
     Partners are of the process's own batch, which should be balanced over domains; ignored samples are not mixed. A
-    trainer's evaluation mixes nothing and draws nothing: each sample is its own mixture.
+    trainer's evaluation, and evaluation mode without a trainer, mix nothing and draw nothing: each sample is its own
+    mixture.
 
     Training on mixtures is cross-entropy of them, ``Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target":
     "mixup_target"})``.
@@ -75,7 +76,7 @@ class DomainMixupMixin(ObjectiveMixin):
                 f"{type(self).__name__}: mixtures of domains need {', '.join(map(repr, missing))}; the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}."
             )
-        if self.evaluates:
+        if not self.mixes:
             return {**tensors, **unmixed(tensors["logits"], tensors["target"], 1, *ignored_targets(self))}
         shares = torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha).sample((self.num_domains,))
         inputs, target, domain = (tensors[name] for name in ("inputs", "target", "domain"))

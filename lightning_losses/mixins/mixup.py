@@ -21,8 +21,8 @@ class MixupMixin(ObjectiveMixin):
     more samples its generalisation. Every sample has `mixup_count` mixtures, in blocks of the batch. They run through
     the network only if the objective uses them; permutations stay within the process's own batch. A sample is ignored
     if the objective ignores its target or if its probabilities are all 0. Ignored samples are not mixed into other
-    samples, and their own mixtures have no label: the loss is that of the kept samples alone. A trainer's evaluation
-    mixes nothing and draws nothing: each sample is its own mixture.
+    samples, and their own mixtures have no label: the loss is that of the kept samples alone. A trainer's evaluation,
+    and evaluation mode without a trainer, mix nothing and draw nothing: each sample is its own mixture.
 
     Mixup training is cross-entropy of the mixtures, ``Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target":
     "mixup_target"})``; RankMixup is cross-entropy of the samples and `RankMixupMNDCG` or `RankMixupMRL` of both.
@@ -70,7 +70,7 @@ class MixupMixin(ObjectiveMixin):
                 f"{type(self).__name__}: mixtures need {', '.join(map(repr, missing))}; the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}."
             )
-        if self.evaluates:
+        if not self.mixes:
             return {
                 **tensors,
                 **unmixed(tensors["logits"], tensors["target"], self.mixup_count, *ignored_targets(self)),

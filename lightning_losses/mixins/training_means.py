@@ -67,6 +67,12 @@ class TrainingMeans(_Base):
         trainer = attached_trainer(self)
         return trainer is not None and not trainer.training
 
+    @property
+    def mixes(self) -> bool:
+        """Whether samples may be mixed: where a trainer trains, and without one in training mode."""
+        trainer = attached_trainer(self)
+        return bool(self.training if trainer is None else trainer.training)
+
     def backward(self, loss: Tensor, *arguments: Any, **keywords: Any) -> None:
         """Run the backward pass of a batch; its gradient is its share of the optimizer step's gradient."""
         means: StepMeans | None = self.__dict__.get("_step_means")

@@ -36,8 +36,8 @@ class TwoViews(GradCache, DistillationMixin):
       `EMATeacherMixin` does; else the embeddings themselves, as constants;
     - `crop_embeddings`: the embeddings of `crops` further views that `crop_augmentation` makes;
     - `mixed_embeddings`, `partner_embeddings`, `mix_share`: every first view is mixed with the second view of another
-      sample of the process's batch; the share is drawn uniformly, once for the batch. A trainer's evaluation mixes
-      nothing: the share is 1, and each sample its own partner;
+      sample of the process's batch; the share is drawn uniformly, once for the batch. A trainer's evaluation, and
+      evaluation mode without a trainer, mix nothing: the share is 1, and each sample its own partner;
     - `queue`: the embeddings that were enqueued in the steps before, the newest first, once there are any; see
       `start_queue`.
 
@@ -232,7 +232,7 @@ class TwoViews(GradCache, DistillationMixin):
             with self.beside_the_batch():
                 crops = [self.embedded(self.embed, crop) for crop in tensors["crop_inputs"].unbind(dim=1)]
             offered["crop_embeddings"] = torch.stack(crops, dim=1)
-        if self._wants(["mixed_embeddings"], tensors) and self.evaluates:
+        if self._wants(["mixed_embeddings"], tensors) and not self.mixes:
             unmixed, partner = (tensors[name] for name in _EMBEDDINGS)
             share = torch.ones(len(unmixed), device=unmixed.device)
             offered |= {"mixed_embeddings": unmixed, "partner_embeddings": partner, "mix_share": share}
@@ -260,7 +260,7 @@ class TwoViews(GradCache, DistillationMixin):
         epoch = trainer.current_epoch if trainer is not None and trainer.training else 0
         number = epoch * (2 + self.crops) + view
         if index is None:
-            index = torch.arange(len(inputs)) if self.evaluates else torch.randint(2**62, (len(inputs),))
+            index = torch.randint(2**62, (len(inputs),)) if self.mixes else torch.arange(len(inputs))
         if len(index) != len(inputs):
             raise ValueError(
                 f"{type(self).__name__}: an index of {len(index)} samples came with inputs of shape "

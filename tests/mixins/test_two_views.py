@@ -144,6 +144,8 @@ def test_mixtures_are_of_a_first_view_and_anothers_second():
     torch.testing.assert_close(offered["mixed"], share * step["embeddings"] + (1 - share) * offered["partner"])
     rows = [(step["embeddings_b"] == row).all(dim=1).nonzero().item() for row in offered["partner"]]
     assert sorted(rows) == list(range(12)) and rows != list(range(12)) and len(set(share.flatten().tolist())) == 1
+    step = module.eval().training_step(batch(), 0)
+    assert (offered["share"] == 1).all() and torch.equal(offered["partner"], step["embeddings_b"])
 
 
 def test_crops_are_further_views():
