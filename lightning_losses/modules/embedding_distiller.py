@@ -20,6 +20,7 @@ from lightning_losses.modules.classifier import (
     with_scheduler,
 )
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective import Objective, Term
 from lightning_losses.parallel.processes import gather_batch, group_rank, sizes_of_all
 
@@ -113,7 +114,7 @@ class EmbeddingDistiller(GradCache, DistillationMixin, L.LightningModule):
             raise ValueError(f"{type(self).__name__}: the objective takes a teacher's tensors, but no teacher is set.")
         numbers = 2 * tensors["index"]
         with self.teacher_in_evaluation():
-            features = self.teacher(torch.cat([numbers, numbers + 1])).to(tensors["features"])
+            features = self.teacher(torch.cat([numbers, numbers + 1])).to(full_precision(tensors["features"]))
         queries, documents = features.chunk(2)
         return {"teacher_features": features, "teacher_logits": self._similarities(queries, documents)}
 
@@ -129,7 +130,8 @@ class EmbeddingDistiller(GradCache, DistillationMixin, L.LightningModule):
     def _similarities(
         self, queries: Float[Tensor, "batch dim"], documents: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch all"]:
-        scores = self.scale * queries @ self._of_all(documents).mT
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = self.scale * full_precision(queries) @ full_precision(self._of_all(documents)).mT
         # With a single document, a masked class stands for the missing others.
         return F.pad(scores, (0, 1), value=-torch.inf) if scores.shape[-1] == 1 else scores
 

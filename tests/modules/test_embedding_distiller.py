@@ -120,3 +120,22 @@ def test_losses_that_need_several_of_a_class_are_refused():
         EmbeddingDistiller(network(), Objective({"triplet": Triplet()}))
     module = EmbeddingDistiller(network(), Objective({"supcon": SupCon()}))
     assert module.training_step(batch(), 0)["loss"] > 0
+
+
+def test_similarities_are_of_full_precision_under_autocast():
+    seen = {}
+
+    def noted(logits, teacher_logits):
+        seen.update(logits=logits, teacher_logits=teacher_logits)
+        return logits.sum()
+
+    student = torch.nn.Sequential(network(), torch.nn.Linear(5, 5))
+    module = EmbeddingDistiller(student, Objective({"noted": noted}), teacher())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step = module.training_step(batch(), 0)
+    queries, documents = (step[name].float() for name in ("embeddings", "embeddings_b"))
+    assert step["embeddings"].dtype == torch.bfloat16
+    torch.testing.assert_close(seen["logits"], 20 * queries @ documents.mT)
+    index = batch()["index"]
+    taught = [module.teacher.logits[2 * index + place] for place in (0, 1)]
+    torch.testing.assert_close(seen["teacher_logits"], 20 * taught[0] @ taught[1].mT)
