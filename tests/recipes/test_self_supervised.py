@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from lightning_losses.data import ImageDataset
 from lightning_losses.experiments.config.check_config import ConfigError
@@ -90,3 +91,20 @@ def test_features_that_are_the_classes_tell_them_and_rows_without_a_label_count_
     Split.train.inputs[9:] = 7.0
     found = feature_accuracies(torch.nn.Identity(), Split, neighbours=2)
     assert found == {"knn_accuracy": 1.0, "probe_accuracy": 1.0, "val_probe_accuracy": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "student", "options"),
+    [
+        ("contrastive", "modules.student", {"micro_batch": None, "queue_size": 0}),
+        ("moving_target", "modules.student", {"micro_batch": None, "queue_size": 0}),
+        ("retrieval", "modules.student", {"micro_batch": None}),
+        ("retrieval_pretrained", "retrieval.student", {"micro_batch": None}),
+        ("distill_embeddings", "embeddings.student", {"micro_batch": None}),
+    ],
+)
+def test_batches_larger_than_memory_are_asked_for_by_plain_overrides(experiment, student, options):
+    words = [f"{student}.{name}=64" for name in options]
+    plain, changed = (OmegaConf.select(composed(f"experiment={experiment}", *more), student) for more in ([], words))
+    assert {name: plain[name] for name in options} == options
+    assert {name: changed[name] for name in options} == dict.fromkeys(options, 64)
