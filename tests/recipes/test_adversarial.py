@@ -57,6 +57,21 @@ def test_a_change_beyond_the_distance_is_no_attack():
 
 
 @pytest.mark.parametrize(
+    ("words", "left", "kind"),
+    [
+        (["experiment=adversarial", "attack@adversarial.attacks.pgd=pma"], "adversarial.attacks.pgd.step_size", "PMA"),
+        (["experiment=adversarial_training", "attack=cw_l2"], "attack.epsilon", "CWL2"),
+    ],
+)
+def test_what_is_set_of_an_attack_is_left_out_for_another_kind(words, left, kind):
+    with pytest.raises(ConfigError) as refusal:
+        composed(*words)
+    told = str(refusal.value)
+    assert told.startswith(f"{left}: {kind} takes no ") and told.endswith(f". Leave it out by ~{left}.")
+    composed(*words, f"~{left}")
+
+
+@pytest.mark.parametrize(
     ("override", "told"),
     [
         ("adversarial.seeds=[]", "adversarial: no seeds came; give at least one."),

@@ -74,7 +74,8 @@ def check_config(config: DictConfig, schema: type) -> None:
         # Nothing is built of the top level's plain values.
         bare = {key: item for key, item in value.items() if key != "_target_"} if isinstance(value, dict) else value
         _check_value(name, bare, annotation)
-    check_node("", plain)
+    # Modules take other parts by interpolation; what is wrong there is told by the key that can be changed.
+    check_node("", dict(sorted(plain.items(), key=lambda item: item[0] == "modules")))
 
 
 def _check_roles(plain: dict[Any, Any]) -> None:
@@ -204,9 +205,11 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
                     whom = "for each of these " if isinstance(value, list) else ""
                     raise ConfigError(f"{path}.{name}={value!r}: give {whom}{bound.wanted(number)}.")
         elif not takes_any:
+            # Another choice of a group is merged with what an experiment sets of the first one.
+            without = "" if "[" in path else f" Leave it out by ~{path}.{name}."
             raise ConfigError(
                 f"{path}.{name}: {node['_target_'].rpartition('.')[2]} takes no '{name}'; "
-                f"{nearest(str(name), parameters)}"
+                f"{nearest(str(name), parameters)}{without}"
             )
 
 
