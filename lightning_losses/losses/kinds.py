@@ -64,8 +64,10 @@ class ClassificationLoss(RowLoss):
     Attributes:
         soft_targets: whether a target may be probabilities [..., C].
         least_classes: the least number of classes.
+        takes_cosines: whether the logits are to be cosines, which the loss scales by itself.
     """
 
+    takes_cosines: ClassVar[bool] = False
     soft_targets: ClassVar[bool] = True
     least_classes: ClassVar[int] = 2
 
@@ -122,6 +124,7 @@ class MarginLoss(ClassificationLoss):
     """
 
     soft_targets = False
+    takes_cosines = True
 
     scale: Positive = field(default=64.0, kw_only=True)
 

@@ -14,9 +14,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from lightning_losses.data.loading import named
 from lightning_losses.environment.logged_means import log_means
+from lightning_losses.losses.margins.ebv import EBV
 from lightning_losses.mixins import SelfDistillationMixin
 from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.networks.calls import call, logits_of
+from lightning_losses.networks.margin_head import MarginHead
 from lightning_losses.objective import Objective
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import world_size
@@ -55,6 +57,17 @@ def parameters_to_train(module: nn.Module, objective: Objective) -> Iterable[Any
     known = {id(parameter) for parameter in learned}
     others = [parameter for parameter in module.parameters() if id(parameter) not in known]
     return [{"params": others}, {"params": learned, "weight_decay": 0.0}]
+
+
+def refuse_trained_vectors(who: str, network: nn.Module, objective: Objective) -> None:
+    """Raise ``ValueError`` for `EBV` on a `MarginHead` whose class vectors are trained."""
+    trained = any(isinstance(part, MarginHead) and not part.fixed for part in network.modules())
+    for name, term in objective.terms.items():
+        if trained and isinstance(getattr(term, "loss", term), EBV):
+            raise ValueError(
+                f"{who}: term {name!r} (EBV) came with a MarginHead whose class vectors are trained, and it expects "
+                "fixed ones; give the head fixed=True (model.fixed=true), or take NormalizedSoftmax."
+            )
 
 
 class Classifier(SelfDistillationMixin, L.LightningModule):
@@ -102,6 +115,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         super().__init__()
         self.network = network
         self.objective = objective
+        refuse_trained_vectors(type(self).__name__, network, objective)
         self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
         self.make_scheduler = scheduler
         if objective.needs("features") or objective.needs("feature_maps"):

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.data.loading import named
+from lightning_losses.losses.kinds import ClassificationLoss
 from lightning_losses.losses.margins.ebv import EBV
 from lightning_losses.metrics.class_retrieval import class_retrieval
 from lightning_losses.metrics.opis import opis
@@ -23,7 +24,7 @@ from lightning_losses.modules.classifier import (
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.networks.margin_head import MarginHead
 from lightning_losses.numerics.rows import labelled_rows
-from lightning_losses.objective import Objective
+from lightning_losses.objective import Objective, Term
 from lightning_losses.objective.ignored_targets import ignored_targets
 
 
@@ -50,8 +51,8 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
         scheduler: makes a learning-rate scheduler, stepped every optimizer step.
 
     Raises:
-        ValueError: an objective of `logits` without num_classes; a network that does not end with a linear layer, where
-            that layer is needed.
+        ValueError: an objective of `logits` without num_classes, or whose losses don't scale cosines; a network that
+            does not end with a linear layer, where that layer is needed.
 
     Example:
         >>> from lightning_losses import Triplet
@@ -83,6 +84,7 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
                     f"{type(self).__name__}: the objective takes logits; give num_classes, so that each class has a "
                     "vector."
                 )
+            _refuse_unscaled(type(self).__name__, objective)
             # Equiangular vectors are not trained.
             fixed = any(isinstance(getattr(term, "loss", term), EBV) for term in objective.terms.values())
             self.head = MarginHead(last_linear(network).out_features, num_classes, fixed=fixed)
@@ -177,6 +179,20 @@ def embedding_scores(embeddings: Float[Tensor, "samples dim"], target: Int[Tenso
         "map_at_r": found.map_at_r.mean().item(),
         "opis": opis(embeddings, target).value.item(),
     }
+
+
+def _refuse_unscaled(who: str, objective: Objective) -> None:
+    """Raise ``ValueError`` for a loss of logits that takes cosines as they are: no class could become likely."""
+    for name, term in objective.terms.items():
+        loss = getattr(term, "loss", term)
+        plain = isinstance(loss, nn.CrossEntropyLoss)
+        unscaled = plain or (isinstance(loss, ClassificationLoss) and not loss.takes_cosines)
+        if unscaled and isinstance(term, Term) and "logits" in term.needs:
+            raise ValueError(
+                f"{who}: term {name!r} ({type(loss).__name__}) came, and the logits are cosines, on whose softmax no "
+                "class can become likely; give a loss that scales them, such as NormalizedSoftmax "
+                f"(objective=normalized_softmax), or leave the term out (~objective.terms.{name})."
+            )
 
 
 def last_linear(network: nn.Module) -> nn.Linear:

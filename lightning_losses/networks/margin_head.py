@@ -106,12 +106,14 @@ def nearest_sub_center(cosines: Float[Tensor, "*rows vectors"], sub_centers: int
     return cosines.reshape(*cosines.shape[:-1], cosines.shape[-1] // sub_centers, sub_centers).amax(dim=-1)
 
 
-def with_margin_head(network: nn.Module, **options: Any) -> nn.Module:
+def with_margin_head(
+    network: nn.Module, sub_centers: int = 1, embedding_dim: int | None = None, fixed: bool = False
+) -> nn.Module:
     """The network with a `MarginHead` in the place of its last linear layer.
 
     Args:
         network: ends with an ``nn.Linear``, which gives the sizes.
-        **options: of the head: sub_centers, embedding_dim, fixed.
+        sub_centers, embedding_dim, fixed: of the head.
 
     Raises:
         ValueError: a network whose last layer with parameters is no linear one.
@@ -128,5 +130,6 @@ def with_margin_head(network: nn.Module, **options: Any) -> nn.Module:
             f"with_margin_head: {type(network).__name__} ends with {came}; give a network that ends with an nn.Linear, "
             "or put a MarginHead in its place."
         )
-    network.set_submodule(owned[-1], MarginHead(head.in_features, head.out_features, **options))
+    made = MarginHead(head.in_features, head.out_features, sub_centers, embedding_dim, fixed)
+    network.set_submodule(owned[-1], made)
     return network

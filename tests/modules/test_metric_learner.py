@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_losses import AMCL, EnergyConfusion, NormalizedSoftmax, Objective, Term, Triplet
+from lightning_losses import AMCL, CrossEntropy, EnergyConfusion, NormalizedSoftmax, Objective, Term, Triplet
 from lightning_losses.data.loading import SamplesInMemory
 from lightning_losses.modules.metric_learner import MetricLearner, embedding_scores
 
@@ -44,6 +44,18 @@ def test_class_vectors_learn_where_the_objective_takes_logits():
         MetricLearner(network(), Objective({"ns": NormalizedSoftmax()}))
     assert str(refusal.value) == (
         "MetricLearner: the objective takes logits; give num_classes, so that each class has a vector."
+    )
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), nn.CrossEntropyLoss()])
+def test_a_loss_that_takes_cosines_as_they_are_is_refused(loss):
+    term = Term(loss, inputs={} if isinstance(loss, CrossEntropy) else {"input": "logits"})
+    with pytest.raises(ValueError) as refusal:
+        MetricLearner(network(), Objective({"plain": term}), num_classes=4)
+    assert str(refusal.value) == (
+        f"MetricLearner: term 'plain' ({type(loss).__name__}) came, and the logits are cosines, on whose softmax no "
+        "class can become likely; give a loss that scales them, such as NormalizedSoftmax "
+        "(objective=normalized_softmax), or leave the term out (~objective.terms.plain)."
     )
 
 

@@ -3,8 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_losses.losses import EBV
+from lightning_losses.modules import Classifier
 from lightning_losses.networks.conv1d import Conv1D
 from lightning_losses.networks.margin_head import MarginHead, with_margin_head
+from lightning_losses.objective import Objective
 
 
 def test_logits_are_cosines_whatever_the_lengths():
@@ -71,4 +74,17 @@ def test_a_layer_before_the_class_vectors_and_fixed_ones():
         MarginHead(4, 3, sub_centers=2, fixed=True)
     assert str(raised.value) == (
         "margin_head: sub_centers=2 came with fixed=True; sub-centres are learned, so give one of them."
+    )
+
+
+def test_equiangular_vectors_are_asked_of_a_head_that_trains_others():
+    def classifier(**options):
+        return Classifier(with_margin_head(nn.Sequential(nn.Linear(4, 3)), **options), Objective({"ebv": EBV()}), 3)
+
+    classifier(fixed=True)
+    with pytest.raises(ValueError) as refusal:
+        classifier()
+    assert str(refusal.value) == (
+        "Classifier: term 'ebv' (EBV) came with a MarginHead whose class vectors are trained, and it expects fixed "
+        "ones; give the head fixed=True (model.fixed=true), or take NormalizedSoftmax."
     )

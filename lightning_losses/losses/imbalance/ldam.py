@@ -56,6 +56,7 @@ class LDAM(ClassWeightedLoss):
     status = "confirmed"
     evidence = "kaidic/LDAM-DRW"
     soft_targets = False
+    takes_cosines = True
 
     class_counts: ClassCounts | None = None
     max_margin: NonNegative = 0.5

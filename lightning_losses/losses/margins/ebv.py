@@ -46,6 +46,7 @@ class EBV(ClassificationLoss):
 
     status = "paper"
     evidence = "torch's functions as in the script of aassxun/Equiangular-Basis-Vectors, not the authors' code itself"
+    takes_cosines = True
 
     temperature: Temperature = 0.07
     label_smoothing: Share = 0.1

@@ -57,6 +57,7 @@ class MadaCos(ClassificationLoss):
     status = "confirmed"
     evidence = "bassyess/CFCD"
     soft_targets = False
+    takes_cosines = True
 
     alpha: Annotated[float, Bound(above=0, below=1)] = 0.1
     max_scale: Annotated[float, Bound(least=_LEAST_SCALE)] = 1000.0

@@ -42,6 +42,7 @@ class NormalizedSoftmax(ClassificationLoss):
 
     status = "paper"
     evidence = "KevinMusgrave/pytorch-metric-learning, not the authors' code"
+    takes_cosines = True
 
     temperature: Temperature = 0.05
 
