@@ -528,8 +528,12 @@ def index_rows(
     Raises:
         ValueError: as `classification_rows`, and for a target of probabilities.
     """
-    if isinstance(target, Tensor) and target.dtype != torch.int64:
-        probabilities = target.is_floating_point() and target.ndim > 1
-        came = "a target of probabilities came" if probabilities else f"target has dtype {target.dtype}"
-        raise ValueError(f"{loss}: {came}; give int64 class indices.")
-    return _classification_rows(loss, logits, target, ignore_index)
+    probabilities = (
+        isinstance(target, Tensor) and target.is_floating_point() and target.shape == getattr(logits, "shape", None)
+    )
+    if isinstance(target, Tensor) and target.dtype != torch.int64 and not probabilities:
+        raise ValueError(f"{loss}: target has dtype {target.dtype}; give int64 class indices.")
+    rows = _classification_rows(loss, logits, target, ignore_index)
+    if probabilities:
+        raise ValueError(f"{loss}: a target of probabilities came; give int64 class indices.")
+    return rows
