@@ -27,7 +27,8 @@ class EnergyConfusion(EmbeddingLoss):
         the smallest number, without gradient.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a target of probabilities.
+        ValueError: shapes or dtypes that do not fit; a target of probabilities; on a CPU and under `debug`, embeddings
+            whose squares are too large.
 
     Source:
         Chen, Deng, 2019, "Energy Confused Adversarial Metric Learning for Zero-Shot Image Retrieval and Clustering",

@@ -33,7 +33,8 @@ class ICNN(EmbeddingLoss):
         A scalar; 0 of fewer than three samples.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a target of probabilities; options out of range.
+        ValueError: shapes or dtypes that do not fit; a target of probabilities; options out of range; on a CPU and
+            under `debug`, embeddings whose squares are too large.
 
     Source:
         Mendez-Ruiz, Gonzalez-Zapata, Reyes-Amezcua, et al., 2023, "SuSana Distancia is all you need: Enforcing class

@@ -28,7 +28,8 @@ class ProtoTriplet(EmbeddingLoss):
         A scalar; 0 without queries or of one class.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a target of probabilities; options out of range.
+        ValueError: shapes or dtypes that do not fit; a target of probabilities; options out of range; on a CPU and
+            under `debug`, embeddings whose squares are too large.
 
     Source:
         Mendez-Ruiz, Gonzalez-Zapata, Reyes-Amezcua, et al., 2023, "SuSana Distancia is all you need: Enforcing class

@@ -44,7 +44,8 @@ class CSInformationBottleneck(Loss):
         A scalar. D may be a little below 0, since it weighs rows.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; options out of range.
+        ValueError: shapes or dtypes that do not fit; options out of range; on a CPU and under `debug`, numbers whose
+            squares are too large.
 
     Source:
         Yu, Yu, Løkse, Jenssen, Príncipe, 2024, "Cauchy-Schwarz Divergence Information Bottleneck for Regression",

@@ -29,7 +29,8 @@ class SAEAuxK(Loss):
         A scalar; 0 where all samples are equal.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a coefficient below 0.
+        ValueError: shapes or dtypes that do not fit; a coefficient below 0; on a CPU and under `debug`, numbers whose
+            squares are too large.
 
     Source:
         Gao, Dupré la Tour, Tillman, Goh, Troll, Radford, Sutskever, Leike, Wu, 2024, "Scaling and evaluating sparse

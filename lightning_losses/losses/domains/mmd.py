@@ -34,8 +34,8 @@ class MMD(FeaturePenalty):
         A scalar; 0 with fewer than two domains.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; no γ, or one that is not above 0; a domain out of range, on a CPU
-            and under `debug`.
+        ValueError: shapes or dtypes that do not fit; no γ, or one that is not above 0; on a CPU and under `debug`, a
+            domain out of range, or features in float64 whose squares are too large.
 
     Source:
         Li, Pan, Wang, Kot, 2018, "Domain Generalization with Adversarial Feature Learning", CVPR, with the discrepancy

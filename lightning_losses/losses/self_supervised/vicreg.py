@@ -30,7 +30,8 @@ class VICReg(TwoViewLoss):
         A scalar; 0 for a batch of one, whose variances are not known.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; weights below 0; other settings of 0 or less.
+        ValueError: shapes or dtypes that do not fit; weights below 0; other settings of 0 or less; on a CPU and under
+            `debug`, embeddings whose fourth powers are too large.
 
     Source:
         Bardes, Ponce, LeCun, 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
