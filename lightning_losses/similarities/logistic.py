@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.numerics.probabilities import softplus
-from lightning_losses.numerics.products import product
+from lightning_losses.numerics.probabilities import known_finite, softplus
 from lightning_losses.parallel.processes import total_of_all
 from lightning_losses.similarities.derivatives import value_by_walk
-from lightning_losses.similarities.tiles import Pairs, block_spans, check_pairs, check_partners, share_of
+from lightning_losses.similarities.powers import readable
+from lightning_losses.similarities.tiles import LOG_2, Pairs, check_pairs, check_partners, tiles_of
 
 
 def partner_logistic(
@@ -22,7 +22,7 @@ def partner_logistic(
 ) -> Float[Tensor, ""]:
     """``(1/B) sum_ij log(1 + exp(-z_ij (scale rows_i · columns_j + bias)))``, z 1 for partners and -1 for other pairs.
 
-    The scores of a block of rows are held at once, and computed once: gradients are made beside the value.
+    The scores of a tile are held at once, and computed once: gradients are made beside the value.
 
     Args:
         rows: [B, D] in float32 or float64, B at least 1.
@@ -51,29 +51,54 @@ def _matrix(rows: Tensor, columns: Tensor, scale: float | Tensor, bias: float | 
 def _walk(
     rows: Tensor, columns: Tensor, scale: float | Tensor, bias: float | Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    share = share_of(rows, columns)
-    by_rows = torch.zeros_like(rows) if wanted[0] else None
-    by_columns = torch.zeros_like(columns) if wanted[1] else None
-    value, by_scale, by_bias = (rows.new_zeros(()) for _ in range(3))
-    for i in block_spans(len(rows), len(columns), rows.device)[share.rank :: share.processes]:
-        scores = product(rows[i] * scale, columns).add_(bias)
-        scores.diagonal(i.start).neg_()
-        value += softplus(scores).sum(dim=1).sum()
-        if not any(wanted):
-            continue
-        slope = scores.sigmoid_()
-        slope.diagonal(i.start).neg_()
-        by_bias += slope.sum(dim=1).sum()
-        if wanted[0] or wanted[2]:
-            of_block = product(slope, columns.t())
-            by_scale += (rows[i] * of_block).sum()
-            if by_rows is not None:
-                by_rows[i] = of_block * scale
-        if by_columns is not None:
-            by_columns.addmm_(slope.mT, rows[i] * scale)
-    if share.processes > 1:
-        value = total_of_all(value, share.group)
-    gradients = (by_rows, by_columns, by_scale if wanted[2] else None, by_bias if wanted[3] else None)
+    walk = tiles_of(rows, columns, Pairs(), scale)
+    value, by_bias = rows.new_zeros(()), rows.new_zeros(())
+
+    def scores(i: slice, j: slice) -> Tensor:
+        """Minus a pair's logit, if it matches, else its logit, in units of log 2."""
+        tile = walk.scores(i, j).add_(bias / LOG_2)
+        if i.start == j.start:
+            tile.diagonal().neg_()
+        return tile
+
+    def slopes(i: slice, j: slice) -> Tensor:
+        slope = walk.within(i, j)[1]
+        of_tile = _plain(scores(i, j), slope) if readable(rows) else None
+        if of_tile is None or not known_finite(of_tile):
+            logits = scores(i, j).mul_(LOG_2)
+            of_tile = softplus(logits).sum(dim=1).sum()
+            torch.sigmoid(logits, out=slope)
+        value.add_(of_tile)
+        if i.start == j.start:
+            slope.diagonal().neg_()
+        if wanted[3]:
+            by_bias.add_(slope.sum(dim=1).sum())
+        return slope
+
+    by_rows, by_columns = walk.gradients(slopes, (wanted[0] or wanted[2], wanted[1]))
+    by_scale = torch.linalg.vecdot(rows, by_rows).sum() if by_rows is not None else None
+    share = walk.share
     # The gradients of all processes will be averaged.
     factor = share.processes / len(rows)
-    return value / len(rows), [None if each is None else each.mul_(factor) for each in gradients]
+    for gradient in (by_rows, by_columns):
+        if gradient is not None:
+            gradient.mul_(scale * factor)
+    if share.processes > 1:
+        value = total_of_all(value, share.group)
+    by_numbers = (by_scale if wanted[2] else None, by_bias if wanted[3] else None)
+    gradients = [by_rows if wanted[0] else None, by_columns]
+    return value / len(rows), [*gradients, *(None if each is None else each * factor for each in by_numbers)]
+
+
+def _plain(scores: Float[Tensor, "n m"], slope: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
+    """The sum of a tile's losses from powers of 2, which replace the scores; infinite where a power is; and slopes."""
+    powers = scores.exp2_()
+    torch.add(powers, 1.0, out=slope)
+    torch.div(powers, slope, out=slope)
+    # log(1 + a) + log(1 + b) = log(1 + (a + ab + b)), so that few logarithms are enough, and as exact.
+    for _ in range(3):
+        if powers.shape[1] % 2:
+            break
+        one, other = powers.chunk(2, dim=1)
+        powers = one.addcmul_(one, other).add_(other)
+    return powers.log1p().sum(dim=1).sum()

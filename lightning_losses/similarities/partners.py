@@ -1,6 +1,7 @@
 """The cross-entropy of picking each vector's partner out of another set, in one direction or both."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,11 +10,9 @@ from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count
 from lightning_losses.numerics.probabilities import softplus
-from lightning_losses.numerics.products import product
-from lightning_losses.parallel.processes import total_of_all
 from lightning_losses.similarities.derivatives import value_by_walk
-from lightning_losses.similarities.logsumexp import Accumulated
-from lightning_losses.similarities.tiles import LOG_2, Pairs, block_spans, check_pairs, check_partners, share_of
+from lightning_losses.similarities.directions import Gradients, both_directions, one_direction
+from lightning_losses.similarities.tiles import Pairs, check_pairs, check_partners
 
 
 def partner_cross_entropy(
@@ -29,8 +28,8 @@ def partner_cross_entropy(
 ) -> Float[Tensor, ""]:
     """``mean_i (log sum_j exp(s_ij) - s_ii)``, s_ij being ``scale rows_i · columns_j``; with `both`, also of columns.
 
-    The scores of a block of rows are held at once. Gradients are made beside the value, so that the scores of one
-    direction are computed once, and those of both twice.
+    Gradients are made beside the value. For one direction, the scores of a block of rows are held at once, and computed
+    once; for both, those of a tile, and computed twice.
 
     Args:
         rows: [B, D] in float32 or float64.
@@ -95,66 +94,15 @@ class _Picking(NamedTuple):
 
     def walk(
         self, rows: Tensor, columns: Tensor, scale: float | Tensor, wanted: Sequence[bool]
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Value and gradients, block by block of rows; scores are in units of log 2."""
-        share, blocks = share_of(rows, columns), block_spans(len(rows), len(columns), rows.device)
-        mine, places = blocks[share.rank :: share.processes], slice(0, len(columns))
-        # The gradients of all processes will be averaged.
-        weight, factor = self.weight(rows), scale * share.processes
-        by_rows = torch.zeros_like(rows) if wanted[0] else None
-        by_columns = torch.zeros_like(columns) if wanted[1] else None
-        value, by_scale = rows.new_zeros(()), rows.new_zeros(()) if wanted[2] else None
-        own, near = rows.new_zeros(len(rows)), None
-
-        def scored(i: slice) -> tuple[Tensor, Tensor]:
-            scaled = rows[i] * (scale / LOG_2)
-            near = product(scaled, columns)
-            own[i] = near.diagonal(i.start)
-            return scaled, self.pairs.leave_out(near, i, places)
-
-        if self.both:
-            of_columns = Accumulated(rows, len(columns))
-            for i in mine:
-                scaled, near = scored(i)
-                of_columns.add(near, places, 0)
-            if share.processes > 1:
-                own = total_of_all(own, share.group)
-            of_column = of_columns.value(share)
-            more = (of_column - own).mul_(LOG_2)
-            of_all, column_slope = weight @ softplus(more), more.sigmoid_().mul_(weight)
-            # Of a column without pairs every probability is 0.
-            of_column = of_column.masked_fill_(of_column == -torch.inf, torch.inf)
-        for i in mine:
-            # The scores of a single block are there already.
-            if near is None or len(blocks) > 1:
-                scaled, near = scored(i)
-            by_column = (near - of_column).exp2_().mul_(column_slope) if self.both and any(wanted) else None
-            every = near if self.negatives is None else torch.cat([near, product(scaled, self.negatives)], dim=1)
-            every = self.among_hardest(every)
-            # The powers of a row without pairs are 0.
-            most = every.amax(dim=1).clamp_(min=torch.finfo(every.dtype).min)
-            powers = every.sub_(most.unsqueeze(1)).exp2_()
-            total = powers.sum(dim=1)
-            more = most.add_(total.log2()).sub_(own[i]).mul_(LOG_2)
-            value += weight[i] @ softplus(more)
-            if not any(wanted):
-                continue
-            row_slope = more.sigmoid_().mul_(weight[i])
-            slope = powers.mul_(row_slope.div(total.clamp_(min=1.0)).unsqueeze(1))
-            if by_column is not None:
-                slope[:, places].add_(by_column)
-                row_slope += column_slope[i]
-            slope.diagonal(i.start).copy_(row_slope.neg_())
-            if wanted[0] or wanted[2]:
-                of_block = product(slope[:, places], columns.t())
-                if self.negatives is not None:
-                    of_block += product(slope[:, len(columns) :], self.negatives.t())
-                if by_scale is not None:
-                    by_scale += (rows[i] * of_block).sum() * share.processes
-                if by_rows is not None:
-                    torch.mul(of_block, factor, out=by_rows[i])
-            if by_columns is not None:
-                by_columns.addmm_(slope[:, places].mT, scaled, alpha=LOG_2 * share.processes)
-        if share.processes > 1:
-            value = total_of_all(value, share.group)
-        return value + of_all if self.both else value, [by_rows, by_columns, by_scale]
+    ) -> tuple[Tensor, Gradients]:
+        """Value and gradients, without the matrix."""
+        pick, weight = partial(one_direction, pairs=self.pairs), self.weight(rows)
+        if not self.both:
+            return pick(rows, columns, scale, weight, wanted, negatives=self.negatives, hardest=self.hardest)
+        if self.hardest is None:
+            return both_directions(rows, columns, scale, weight, wanted, pairs=self.pairs, negatives=self.negatives)
+        # Columns pick among all rows, and rows among the hardest: each by itself.
+        value, first = pick(rows, columns, scale, weight, wanted, negatives=self.negatives, hardest=self.hardest)
+        of_columns, second = pick(columns, rows, scale, weight, [wanted[1], wanted[0], wanted[2]])
+        each = zip(first, (second[1], second[0], second[2]), strict=True)
+        return value + of_columns, [None if one is None or two is None else one.add_(two) for one, two in each]

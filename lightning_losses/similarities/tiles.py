@@ -25,9 +25,16 @@ def _width(device: torch.device) -> int:
 
 
 def block_spans(rows: int, columns: int, device: torch.device) -> list[slice]:
-    """Rows whose scores with all columns are held at once: as many scores as a tile has, or a quarter of its rows."""
+    """Rows whose scores with all columns are held at once, within the diagonal of one tile of `column_spans`."""
     width = _width(device)
-    return list(spans(rows, max(width // 4, width * width // max(columns, 1), 1)))
+    if device.type == "cpu":
+        return list(spans(rows, width if columns <= width else width // 2))
+    return list(spans(rows, max(width // 4, width * width // max(columns, 1))))
+
+
+def column_spans(columns: int, device: torch.device) -> list[slice]:
+    """The columns of a block's tiles; a GPU has them all in one."""
+    return list(spans(columns, _width(device) if device.type == "cpu" else max(columns, 1)))
 
 
 def small(rows: Tensor, columns: Tensor) -> bool:
@@ -94,14 +101,16 @@ class Tiles(NamedTuple):
         scale: the factor of the scores.
         share: which tiles are this process's.
         memory: for two tiles.
+        among: whether the rows are compared with each other: half of the tiles tell all.
     """
 
     rows: Float[Tensor, "rows width"]
     columns: Float[Tensor, "columns width"]
     pairs: Pairs
-    scale: float
+    scale: float | Float[Tensor, ""]
     share: Share
     memory: Float[Tensor, " entries"]
+    among: bool
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:  # type: ignore[override]
         """The tiles of this process's share; of a symmetric matrix those on and above the diagonal."""
@@ -115,11 +124,6 @@ class Tiles(NamedTuple):
         return (tile for number, tile in enumerate(every) if number % self.share.processes == self.share.rank)
 
     @property
-    def among(self) -> bool:
-        """Whether the rows are compared with each other: half of the tiles tell all."""
-        return self.columns is self.rows
-
-    @property
     def one(self) -> bool:
         """Whether one tile holds all."""
         return max(len(self.rows), len(self.columns)) <= _width(self.memory.device)
@@ -128,43 +132,50 @@ class Tiles(NamedTuple):
         """Whether a tile stands for that on the other side of the diagonal too."""
         return self.among and rows.start != columns.start
 
-    def scores(self, rows: slice, columns: slice) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
-        """The scores of a tile, -inf where a pair does not count, and memory of their size."""
-        a, b = self.rows[rows] * (self.scale / LOG_2), self.columns[columns]
-        first, second = (half[: len(a) * len(b)].view(len(a), len(b)) for half in self.memory.chunk(2))
-        return self.pairs.leave_out(product(a, b, out=first), rows, columns), second
+    def within(self, rows: slice, columns: slice) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+        """Memory for two tensors of a tile's shape; scores are in the first."""
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        first, second = (half[: shape[0] * shape[1]].view(shape) for half in self.memory.chunk(2))
+        return first, second
+
+    def scores(self, rows: slice, columns: slice) -> Float[Tensor, "n m"]:
+        """The scores of a tile, -inf where a pair does not count."""
+        scaled = self.rows[rows] * (self.scale / LOG_2)
+        scores = product(scaled, self.columns[columns], out=self.within(rows, columns)[0])
+        return self.pairs.leave_out(scores, rows, columns)
 
     def gradients(
         self, slopes: Callable[[slice, slice], Float[Tensor, "n m"]], wanted: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients by rows and columns; where the columns are the rows, the rows have all of it.
+        """The gradients by rows and columns over the scale; where rows are compared with each other, theirs alone.
 
         Args:
-            slopes: the gradient by a tile's scores, over the scale.
+            slopes: the gradient by a tile's scores, over the scale; where rows are compared with each other, that by
+                both scores of each pair.
             wanted: whether rows and columns need one.
         """
-        rows, columns = self.rows, self.columns
-        by_rows = torch.zeros_like(rows) if wanted[0] else None
-        by_columns = by_rows if self.among else torch.zeros_like(columns) if wanted[1] else None
-        # The gradients of all processes will be averaged.
-        factor = self.scale * self.share.processes
+        # Where nothing is shared, every entry is written: first by a tile of the first row or column.
+        alone = self.share.processes == 1
+        room = torch.empty_like if alone else torch.zeros_like
+        by_rows = room(self.rows) if wanted[0] else None
+        by_columns = by_rows if self.among else room(self.columns) if wanted[1] else None
         for i, j in self:
             slope = slopes(i, j)
-            own = self.among and i.start == j.start
-            # The tile of a diagonal holds both pairs (i, j) and (j, i).
-            slope = slope + slope.mT if own else slope
             if by_rows is not None:
-                accumulate(by_rows[i], slope, (columns[j] * factor).t(), first=False)
-            if by_columns is not None and not own:
-                by_columns[j].addmm_(slope.mT, rows[i], alpha=factor)
+                accumulate(by_rows[i], slope, self.columns[j].t(), first=alone and j.start == 0)
+            if by_columns is not None and (self.mirrored(i, j) or not self.among):
+                accumulate(by_columns[j], slope.t(), self.rows[i].t(), first=alone and i.start == 0)
         return by_rows, None if self.among else by_columns
 
 
-def tiles_of(rows: Tensor, columns: Tensor, pairs: Pairs, scale: float, share: Share) -> Tiles:
-    """The tiles of all pairs, and memory for two of them."""
+def tiles_of(
+    rows: Tensor, columns: Tensor | None, pairs: Pairs, scale: float | Tensor, share: Share | None = None
+) -> Tiles:
+    """The tiles of all pairs, and memory for two of them; without columns, of the rows with each other."""
+    others = rows if columns is None else columns
     width = _width(rows.device)
-    memory = rows.new_empty(2 * min(width, len(rows)) * min(width, len(columns)))
-    return Tiles(rows, columns, pairs, scale, share, memory)
+    memory = rows.new_empty(2 * min(width, len(rows)) * min(width, len(others)))
+    return Tiles(rows, others, pairs, scale, share or share_of(rows, others), memory, columns is None)
 
 
 def check_pairs(rows: Tensor, columns: Tensor, pairs: Pairs) -> None:

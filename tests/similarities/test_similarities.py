@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.similarities import partner_cross_entropy, partner_logistic, similarity_logsumexp, tiles
+from lightning_losses.similarities import (
+    logistic,
+    partner_cross_entropy,
+    partner_logistic,
+    powers,
+    similarity_logsumexp,
+    tiles,
+)
 
 
 @pytest.fixture(autouse=True, params=[4, 512], ids=["tiles", "one tile"])
@@ -135,6 +142,51 @@ LOSSES = {
     "one direction": lambda a, b: partner_cross_entropy(a, b, hardest=4, both=False),
     "logistic": lambda a, b: partner_logistic(a, b, bias=-1.0),
 }
+
+
+def scaled_up(a, b, case):
+    """What leaves the range of ordinary powers: nothing, some sums, one row's alone, or nearly all."""
+    factors = torch.ones(len(a), 1, dtype=a.dtype)
+    factors[2] = 1e4 if case == "one row" else 1.0
+    scale = {"ordinary": 1.0, "cold": 100.0, "one row": 1.0, "huge": 1e4}[case]
+    unit = [F.normalize(each.detach(), dim=-1) * scale**0.5 for each in (a, b)]
+    return [each.requires_grad_() for each in (unit[0] * factors, unit[1])]
+
+
+@pytest.mark.parametrize("case", ["ordinary", "cold", "one row", "huge"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_powers_without_a_shift_equal_those_over_the_largest(loss, case, dtype, monkeypatch):
+    a, b = scaled_up(*data(columns=11, dtype=dtype)[:2], case)
+    ways = []
+    checks = {(powers, "ordinary"): powers.ordinary, (logistic, "known_finite"): logistic.known_finite}
+    for (module, name), check in checks.items():
+        monkeypatch.setattr(module, name, lambda *given, check=check: ways.append(check(*given)) or ways[-1])
+    plain = loss(a, b)
+    assert all(ways) if case == "ordinary" else not all(ways) or case == "cold"
+    for module in (powers, logistic):
+        monkeypatch.setattr(module, "readable", lambda like: False)
+    shifted = loss(a, b)
+    torch.testing.assert_close(plain, shifted)
+    for one, other in zip(torch.autograd.grad(plain, (a, b)), torch.autograd.grad(shifted, (a, b)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4 if dtype == torch.float32 else 1e-7, atol=1e-6)
+
+
+def test_of_blocks_only_those_beyond_the_range_are_shifted(monkeypatch):
+    a, b = scaled_up(*data(columns=11)[:2], "one row")
+    ways, check = [], powers.ordinary
+    monkeypatch.setattr(powers, "ordinary", lambda *given: ways.append(check(*given)) or ways[-1])
+    partner_cross_entropy(a, b, both=False)
+    assert ways.count(False) == 1 and len(ways) == (6 if tiles._width(a.device) == 4 else 1)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_rows_themselves_as_columns_may_have_masks_of_their_own(apart):
+    a, _, _, (kept, _) = data()
+    masks = {"column_kept": ~kept} if apart else {}
+    value = similarity_logsumexp(a, a, row_kept=kept, diagonal=False, **masks)
+    out = torch.eye(11, dtype=torch.bool) | ~kept.unsqueeze(1) | (kept if masks else torch.zeros_like(kept))
+    equal(value, masked(a, a, out).logsumexp(dim=1), a)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -1,0 +1,83 @@
+"""Triton kernels over a tile of scores in units of log 2, whose entries lie without gaps; -inf is a pair left out.
+
+Set ``TRITON_INTERPRET=1`` before Python starts to run them on a CPU, slowly. Sizes are compile-time constants, so that
+loops need no tensor as their bound.
+"""
+
+# ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+
+# The initial value of running maxima: below every score, but finite, so that inf - inf never occurs.
+LOWEST = tl.constexpr(-1e30)
+
+
+@triton.jit
+def _with_score(total, largest, score):  # type: ignore[no-untyped-def]
+    """A sum of powers over their largest, and that, with one more score."""
+    # One exponential gives both the factor of the sum so far and the score's own part.
+    difference = score - largest
+    fading = tl.exp2(-tl.abs(difference))
+    rises = difference > 0.0
+    return tl.where(rises, total * fading + 1.0, total + fading), tl.maximum(largest, score)
+
+
+@triton.jit
+def row_kernel(  # type: ignore[no-untyped-def]
+    scores_ptr, lse_ptr, by_row_ptr, lse_of_column_ptr, by_column_ptr,
+    COLUMNS: tl.constexpr, SUMS: tl.constexpr, SLOPES: tl.constexpr, BOTH: tl.constexpr,
+    COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """With ``SUMS`` a row's logsumexp is computed and stored, else read; with ``SLOPES`` the scores are overwritten.
+
+    The slope of a score is its probability in the row times `by_row`; with ``BOTH`` that in the column times
+    `by_column` is added.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    scores = scores_ptr + row * COLUMNS
+    if SUMS:
+        largest = tl.full((BLOCK,), LOWEST, COMPUTE)
+        total = tl.zeros((BLOCK,), COMPUTE)
+        for begin in range(0, COLUMNS, BLOCK):
+            columns = begin + tl.arange(0, BLOCK)
+            score = tl.load(scores + columns, mask=columns < COLUMNS, other=float("-inf"))
+            total, largest = _with_score(total, largest, score)
+        anchor = tl.max(largest)
+        lse = anchor + tl.log2(tl.sum(total * tl.exp2(largest - anchor)))
+        tl.store(lse_ptr + row, lse)
+    else:
+        lse = tl.load(lse_ptr + row)
+    if SLOPES:
+        # Of a row without pairs every probability is 0.
+        lse = tl.maximum(lse, LOWEST)
+        by_row = tl.load(by_row_ptr + row)
+        for begin in range(0, COLUMNS, BLOCK):
+            columns = begin + tl.arange(0, BLOCK)
+            inside = columns < COLUMNS
+            score = tl.load(scores + columns, mask=inside, other=float("-inf"))
+            slope = by_row * tl.exp2(score - lse)
+            if BOTH:
+                of_column = tl.maximum(tl.load(lse_of_column_ptr + columns, mask=inside, other=0.0), LOWEST)
+                by_column = tl.load(by_column_ptr + columns, mask=inside, other=0.0)
+                slope += by_column * tl.exp2(score - of_column)
+            tl.store(scores + columns, slope, mask=inside)
+
+
+@triton.jit
+def column_kernel(  # type: ignore[no-untyped-def]
+    scores_ptr, lse_ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The logsumexps of ``WIDTH`` columns."""
+    columns = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    largest = tl.full((HEIGHT, WIDTH), LOWEST, COMPUTE)
+    total = tl.zeros((HEIGHT, WIDTH), COMPUTE)
+    for begin in range(0, ROWS, HEIGHT):
+        rows = (begin + tl.arange(0, HEIGHT)).to(tl.int64)
+        inside = (rows < ROWS)[:, None] & (columns < COLUMNS)[None, :]
+        places = rows[:, None] * COLUMNS + columns[None, :]
+        score = tl.load(scores_ptr + places, mask=inside, other=float("-inf"))
+        total, largest = _with_score(total, largest, score)
+    anchor = tl.max(largest, axis=0)
+    lse = anchor + tl.log2(tl.sum(total * tl.exp2(largest - anchor[None, :]), axis=0))
+    tl.store(lse_ptr + columns, lse, mask=columns < COLUMNS)
