@@ -13,6 +13,7 @@ than is free are left out.
 """
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import statistics
@@ -31,6 +32,8 @@ from lightning_losses.environment.atomic_files import write_json
 METRIC_LEARNING, LIGHTLY = "pytorch-metric-learning", "lightly"
 PEERS = {METRIC_LEARNING: "pytorch_metric_learning", LIGHTLY: "lightly"}
 TEMPERATURE = 0.1
+# The number by which glibc's `mallopt` knows the size from which on a block is given back when it is freed.
+M_MMAP_THRESHOLD = -3
 Contrast = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -151,6 +154,8 @@ def measured(pairs: int, width: int, rounds: int) -> tuple[dict[str, float], dic
 def print_memory(name: str, pairs: int, width: int) -> None:
     """Megabytes of one step of a variant, for the process that asks."""
     torch.set_num_threads(1)
+    # By glibc's own rule some blocks are given back when they are freed, and others kept, from run to run differently.
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**17)
     # What a first step loads is no memory of the loss.
     step_of(name, *operands(8, width))()
     a, b = operands(pairs, width)

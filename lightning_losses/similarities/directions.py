@@ -40,15 +40,20 @@ def one_direction(
     by_rows = room(rows) if wanted[0] or wanted[2] else None
     by_columns = room(columns) if wanted[1] else None
     value, by_scale = rows.new_zeros(()), rows.new_zeros(()) if wanted[2] else None
+    own = rows.new_empty(len(rows))
 
     def scored(i: slice) -> Iterator[Tensor]:
         """The scores of a block, tile by tile, in reused memory."""
         scaled, start = rows[i] * (scale / LOG_2), 0
         for number, (others, j) in enumerate(parts):
-            shape = len(scaled), j.stop - j.start
+            shape = i.stop - i.start, j.stop - j.start
             tile = product(scaled, others[j], out=memory[start : start + shape[0] * shape[1]].view(shape))
             start += tile.numel()
-            yield pairs.leave_out(tile, i, j) if number < near else tile
+            if number < near:
+                if j.start <= i.start < j.stop:
+                    own[i] = tile.diagonal(i.start - j.start)
+                pairs.leave_out(tile, i, j)
+            yield tile
 
     def among_hardest(i: slice) -> Iterator[Tensor]:
         tiles = list(scored(i))
@@ -59,32 +64,35 @@ def one_direction(
         yield from tiles
 
     for i in mine:
+        a, share_of_each = rows[i], weight[i]
         kept = None if pairs.row_kept is None else pairs.row_kept[i]
         tiles, lse, total = block_softmax(partial(scored if hardest is None else among_hardest, i), rows, kept)
-        own = torch.linalg.vecdot(rows[i], columns[i]) * scale
-        more = lse.mul_(LOG_2).sub_(own)
-        value += weight[i] @ softplus(more)
+        more = lse.sub_(own[i]).mul_(LOG_2)
+        value += share_of_each @ softplus(more)
         if not any(wanted):
             continue
-        slope = more.sigmoid_().mul_(weight[i])
-        factor = slope.div_(total).unsqueeze(1)
+        factor = more.sigmoid_().mul_(share_of_each).div_(total)
         for tile, (_, j) in zip(tiles[:near], parts, strict=False):
             if j.start <= i.start < j.stop:
                 # Times the row's factor, it is the slope of the row's own score.
                 tile.diagonal(i.start - j.start).copy_(total).neg_()
+        scaled = (factor * (scale * share.processes)).unsqueeze(1)
         if by_rows is not None:
+            of_rows = by_rows[i]
             for number, (tile, (others, j)) in enumerate(zip(tiles, parts, strict=True)):
-                accumulate(by_rows[i], tile, others[j].t(), first=not number)
-            by_rows[i].mul_(factor)
+                accumulate(of_rows, tile, others[j].t(), first=not number)
             if by_scale is not None:
-                by_scale += torch.linalg.vecdot(rows[i], by_rows[i]).sum() * share.processes
+                by_scale += torch.linalg.vecdot(a, of_rows) @ factor
+            of_rows.mul_(scaled)
         if by_columns is not None:
-            weighted = (rows[i] * factor).t()
+            weighted = (a * scaled).t()
             for tile, (_, j) in zip(tiles[:near], parts, strict=False):
                 accumulate(by_columns[j], tile.t(), weighted, first=i is mine[0])
     if share.processes > 1:
         value = total_of_all(value, share.group)
-    return value, _scaled(by_rows if wanted[0] else None, by_columns, by_scale, scale * share.processes)
+    # The gradients of all processes will be averaged.
+    by_scale = None if by_scale is None else by_scale * share.processes
+    return value, [by_rows if wanted[0] else None, by_columns, by_scale]
 
 
 def both_directions(
@@ -123,14 +131,10 @@ def both_directions(
         of_far, _ = beside.gradients(far.slopes(beside, by_row, None), (True, False))
         assert of_far is not None
         by_rows += of_far
-    by_scale = None
-    if by_rows is not None and wanted[2]:
-        by_scale = torch.linalg.vecdot(rows, by_rows).sum() * walk.share.processes
-    return value, _scaled(by_rows if wanted[0] else None, by_columns, by_scale, scale * walk.share.processes)
-
-
-def _scaled(
-    by_rows: Tensor | None, by_columns: Tensor | None, by_scale: Tensor | None, factor: float | Tensor
-) -> Gradients:
-    # The gradients of all processes will be averaged.
-    return [*(None if each is None else each.mul_(factor) for each in (by_rows, by_columns)), by_scale]
+    processes = walk.share.processes
+    by_scale = None if by_rows is None or not wanted[2] else torch.linalg.vecdot(rows, by_rows).sum() * processes
+    for each in (by_rows, by_columns):
+        if each is not None:
+            # The gradients of all processes will be averaged.
+            each.mul_(scale * processes)
+    return value, [by_rows if wanted[0] else None, by_columns, by_scale]

@@ -62,7 +62,7 @@ def _walk(
         return tile
 
     def slopes(i: slice, j: slice) -> Tensor:
-        slope = walk.within(i, j)[1]
+        slope = walk.memory_of(i, j, 1)
         of_tile = _plain(scores(i, j), slope) if readable(rows) else None
         if of_tile is None or not known_finite(of_tile):
             logits = scores(i, j).mul_(LOG_2)

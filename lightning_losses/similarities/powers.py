@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_losses.numerics.probabilities import known_everywhere
 from lightning_losses.parallel.processes import Share, maximum_of_all, total_of_all
 from lightning_losses.similarities import triton
 from lightning_losses.similarities.tiles import Tiles
@@ -27,8 +26,12 @@ def readable(like: Tensor) -> bool:
 
 def ordinary(lse: Float[Tensor, " rows"], kept: Bool[Tensor, " rows"] | None) -> bool:
     """Whether sums of powers are known to be of ordinary size, by their logarithms; but of rows that are not kept."""
-    within = lse.abs() < _ORDINARY
-    return known_everywhere(within if kept is None else within | ~kept)
+    if kept is not None:
+        lse = lse.masked_fill(~kept, 0.0)
+    try:
+        return float(torch.linalg.vector_norm(lse, torch.inf)) < _ORDINARY
+    except RuntimeError:  # of fake tensors a value can't be read
+        return False
 
 
 class Softmaxes(NamedTuple):
@@ -58,7 +61,7 @@ class Softmaxes(NamedTuple):
             of_column = None if column is None or by_column is None else column.neg().exp2_().mul_(by_column)
 
         def slope(i: slice, j: slice) -> Tensor:
-            _, memory = walk.within(i, j)
+            memory = walk.memory_of(i, j, 1)
             tile = walk.scores(i, j) if self.single is None else self.single
             if self.plain:
                 factor = of_row[i].unsqueeze(1)
@@ -117,7 +120,7 @@ def _shifted_totals(walk: Tiles, columns: bool) -> tuple[list["_Accumulated | No
     of_columns = of_rows if walk.among else _Accumulated(walk.rows, len(walk.columns)) if columns else None
     scores = None
     for i, j in walk:
-        scores, (_, memory) = walk.scores(i, j), walk.within(i, j)
+        scores, memory = walk.scores(i, j), walk.memory_of(i, j, 1)
         of_rows.add(scores, i, 1, memory)
         if of_columns is not None and (walk.mirrored(i, j) or not walk.among):
             of_columns.add(scores, j, 0, memory)
@@ -173,7 +176,7 @@ def block_softmax(
         total = sum(sums[1:], start=sums[0])
         lse = total.log2()
         if ordinary(lse, kept):
-            return tiles, lse, total.clamp(min=2.0**-_ORDINARY)
+            return tiles, lse, total if kept is None else total.clamp_(min=2.0**-_ORDINARY)
     tiles = list(scored())
     if triton.has_kernels(like):
         if len(tiles) == 1:

@@ -109,7 +109,7 @@ class Tiles(NamedTuple):
     pairs: Pairs
     scale: float | Float[Tensor, ""]
     share: Share
-    memory: Float[Tensor, " entries"]
+    memory: Float[Tensor, "2 entries"]
     among: bool
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:  # type: ignore[override]
@@ -132,16 +132,15 @@ class Tiles(NamedTuple):
         """Whether a tile stands for that on the other side of the diagonal too."""
         return self.among and rows.start != columns.start
 
-    def within(self, rows: slice, columns: slice) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
-        """Memory for two tensors of a tile's shape; scores are in the first."""
+    def memory_of(self, rows: slice, columns: slice, number: int) -> Float[Tensor, "n m"]:
+        """The first or second memory of a tile's shape; scores are in the first, 0."""
         shape = rows.stop - rows.start, columns.stop - columns.start
-        first, second = (half[: shape[0] * shape[1]].view(shape) for half in self.memory.chunk(2))
-        return first, second
+        return self.memory[number, : shape[0] * shape[1]].view(shape)
 
     def scores(self, rows: slice, columns: slice) -> Float[Tensor, "n m"]:
         """The scores of a tile, -inf where a pair does not count."""
         scaled = self.rows[rows] * (self.scale / LOG_2)
-        scores = product(scaled, self.columns[columns], out=self.within(rows, columns)[0])
+        scores = product(scaled, self.columns[columns], out=self.memory_of(rows, columns, 0))
         return self.pairs.leave_out(scores, rows, columns)
 
     def gradients(
@@ -174,7 +173,7 @@ def tiles_of(
     """The tiles of all pairs, and memory for two of them; without columns, of the rows with each other."""
     others = rows if columns is None else columns
     width = _width(rows.device)
-    memory = rows.new_empty(2 * min(width, len(rows)) * min(width, len(others)))
+    memory = rows.new_empty(2, min(width, len(rows)) * min(width, len(others)))
     return Tiles(rows, others, pairs, scale, share or share_of(rows, others), memory, columns is None)
 
 
