@@ -111,8 +111,8 @@ def both_directions(
     if negatives is not None:
         beside = tiles_of(rows, negatives, Pairs(), scale, walk.share)
         far = softmaxes(beside)
-        far = far._replace(of_rows=torch.logaddexp2(near.of_rows, far.of_rows))
-        near = near._replace(of_rows=far.of_rows)
+        lse = torch.logaddexp2(near.of_rows, far.of_rows)
+        near, far = near.among_more(lse), far.among_more(lse)
     more = torch.stack([lse * LOG_2 - own for lse in near[:2] if lse is not None])
     value = softplus(more).sum(dim=0) @ weight
     if not any(wanted):

@@ -78,23 +78,23 @@ class _Logsumexp(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, others: Tensor | None, pairs: Pairs, scale: float) -> Tensor:
         with torch.autocast(rows.device.type, enabled=False):
             walk = tiles_of(rows, others, pairs, scale)
-            of_rows, _, plain, single = softmaxes(walk)
+            lse, _, totals, single = softmaxes(walk)
         # The powers or scores of a single tile are there for the second walk.
-        ctx.save_for_backward(rows, others, of_rows, single)
-        ctx.pairs, ctx.scale, ctx.share, ctx.plain = pairs, scale, walk.share, plain
-        return of_rows * LOG_2
+        ctx.save_for_backward(rows, others, lse, None if totals is None else totals[0], single)
+        ctx.pairs, ctx.scale, ctx.share = pairs, scale, walk.share
+        return lse * LOG_2
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        rows, others, lse, single = ctx.saved_tensors
+        rows, others, lse, total, single = ctx.saved_tensors
         if torch.is_grad_enabled():
             inputs = (rows, others) if tiles.small(rows, rows if others is None else others) else ()
             matrix = partial(_of_matrix, pairs=ctx.pairs, scale=ctx.scale)
             return (*gradients_with_graph(matrix, inputs, upstream[0]), None, None)
         with torch.autocast(rows.device.type, enabled=False):
             walk = tiles_of(rows, others, ctx.pairs, ctx.scale, ctx.share)
-            kept = Softmaxes(lse, lse if walk.among else None, ctx.plain, single)
-            gradients = walk.gradients(kept.slopes(walk, upstream[0], upstream[0]), ctx.needs_input_grad[:2])
+            totals = None if total is None else (total, total if walk.among else None)
+            kept = Softmaxes(lse, lse if walk.among else None, totals, single)
             # The gradients of all processes will be averaged.
-            factor = ctx.scale * walk.share.processes
-            return (*(None if each is None else each.mul_(factor) for each in gradients), None, None)
+            by_row = upstream[0] * (ctx.scale * walk.share.processes)
+            return (*walk.gradients(kept.slopes(walk, by_row, by_row), ctx.needs_input_grad[:2]), None, None)

@@ -40,14 +40,18 @@ class Softmaxes(NamedTuple):
     Attributes:
         of_rows: in units of log 2.
         of_columns: None where they are not needed; those of the rows, where rows are compared with each other.
-        plain: whether powers need no shift.
+        totals: the sums of powers of rows and of columns, where powers need no shift.
         single: the tile that holds all, if one does: powers if they need no shift, else scores.
     """
 
     of_rows: Float[Tensor, " rows"]
     of_columns: Float[Tensor, " columns"] | None
-    plain: bool
+    totals: tuple[Tensor, Tensor | None] | None
     single: Float[Tensor, "rows columns"] | None
+
+    def among_more(self, lse: Float[Tensor, " rows"]) -> "Softmaxes":
+        """The same, with logsumexps of rows over these and further pairs."""
+        return self._replace(of_rows=lse, totals=None if self.totals is None else (lse.exp2(), self.totals[1]))
 
     def slopes(
         self, walk: Tiles, by_row: Float[Tensor, " rows"], by_column: Float[Tensor, " columns"] | None
@@ -56,27 +60,37 @@ class Softmaxes(NamedTuple):
         # Of a row without pairs every probability is 0.
         row, column = (None if lse is None else lse.masked_fill(lse == -torch.inf, torch.inf) for lse in self[:2])
         assert row is not None
-        if self.plain:
-            of_row = row.neg().exp2_().mul_(by_row)
-            of_column = None if column is None or by_column is None else column.neg().exp2_().mul_(by_column)
+        if self.totals is not None:
+            of_row, of_column = (
+                None if by is None or total is None else by / total.clamp(min=2.0**-_ORDINARY)
+                for by, total in zip((by_row, by_column), self.totals, strict=True)
+            )
 
         def slope(i: slice, j: slice) -> Tensor:
+            if not walk.among or walk.mirrored(i, j):
+                return part(i, j, column is not None and by_column is not None)
+            # A pair's two scores on the diagonal are equal but for rounding; by its own logsumexp each is exact.
+            of_rows = part(i, j, False)
+            return of_rows + of_rows.mT
+
+        def part(i: slice, j: slice, both: bool) -> Tensor:
             memory = walk.memory_of(i, j, 1)
             tile = walk.scores(i, j) if self.single is None else self.single
-            if self.plain:
+            if self.totals is not None:
+                assert of_row is not None
                 factor = of_row[i].unsqueeze(1)
-                if of_column is not None:
+                if both and of_column is not None:
                     factor = torch.add(factor, of_column[j], out=memory)
                 return torch.mul(tile.exp2_() if self.single is None else tile, factor, out=memory)
+            columns = (column[j], by_column[j]) if both and column is not None and by_column is not None else ()
             if triton.has_kernels(tile):
                 tile = tile if self.single is None else memory.copy_(tile)
-                columns = () if column is None or by_column is None else (column[j], by_column[j])
                 return triton.slopes(tile, row[i], by_row[i], *columns)
             of_rows = torch.sub(tile, row[i].unsqueeze(1), out=memory).exp2_().mul_(by_row[i].unsqueeze(1))
-            if column is None or by_column is None:
+            if not columns:
                 return of_rows
-            of_columns = torch.sub(tile, column[j], out=tile if self.single is None else None)
-            return of_rows.add_(of_columns.exp2_().mul_(by_column[j]))
+            of_columns = torch.sub(tile, columns[0], out=tile if self.single is None else None)
+            return of_rows.add_(of_columns.exp2_().mul_(columns[1]))
 
         return slope
 
@@ -88,17 +102,22 @@ def softmaxes(walk: Tiles, columns: bool = False) -> Softmaxes:
         totals, powers = _totals(walk, columns)
         if walk.share.processes > 1:
             totals = [None if total is None else total_of_all(total, walk.share.group) for total in totals]
-        lse = [None if total is None else total.log2_() for total in totals]
+        lse = [None if total is None else total.log2() for total in totals]
         if all(each is None or ordinary(each, of) for each, of in zip(lse, kept, strict=True)):
-            return _softmaxes(walk, lse, True, powers)
+            return _softmaxes(walk, lse, totals, powers)
     sums, scores = _shifted_totals(walk, columns)
-    return _softmaxes(walk, [None if each is None else each.value(walk.share) for each in sums], False, scores)
+    return _softmaxes(walk, [None if each is None else each.value(walk.share) for each in sums], None, scores)
 
 
-def _softmaxes(walk: Tiles, lse: list[Tensor | None], plain: bool, last: Tensor | None) -> Softmaxes:
-    of_rows, of_columns = lse
-    assert of_rows is not None
-    return Softmaxes(of_rows, of_rows if walk.among else of_columns, plain, last if walk.one else None)
+def _softmaxes(
+    walk: Tiles, lse: list[Tensor | None], totals: list[Tensor | None] | None, last: Tensor | None
+) -> Softmaxes:
+    def both(of: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        of_rows, of_columns = of
+        assert of_rows is not None
+        return of_rows, of_rows if walk.among else of_columns
+
+    return Softmaxes(*both(lse), None if totals is None else both(totals), last if walk.one else None)
 
 
 def _totals(walk: Tiles, columns: bool) -> tuple[list[Tensor | None], Tensor | None]:

@@ -146,11 +146,11 @@ class Tiles(NamedTuple):
     def gradients(
         self, slopes: Callable[[slice, slice], Float[Tensor, "n m"]], wanted: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients by rows and columns over the scale; where rows are compared with each other, theirs alone.
+        """The gradients by rows and columns; where rows are compared with each other, theirs alone.
 
         Args:
-            slopes: the gradient by a tile's scores, over the scale; where rows are compared with each other, that by
-                both scores of each pair.
+            slopes: the gradient by a tile's products of vectors; where rows are compared with each other, that by both
+                products of each pair.
             wanted: whether rows and columns need one.
         """
         # Where nothing is shared, every entry is written: first by a tile of the first row or column.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_losses.similarities import (
     logistic,
@@ -245,6 +246,14 @@ def test_torch_func_takes_the_whole_matrix(loss):
     a, b, *_ = data(columns=11)
     gradient = torch.func.grad(loss)(a.detach(), b.detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(loss(a, b), a)[0])
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_of_fake_tensors_nothing_is_read(loss):
+    with FakeTensorMode():
+        a, b = (torch.zeros(11, 5, requires_grad=True) for _ in "ab")
+        loss(a, b).backward()
+    assert a.grad.shape == (11, 5)
 
 
 @pytest.mark.parametrize("name", ["among", "cross-entropy", "logistic"])
