@@ -54,8 +54,10 @@ class _UnitRows(torch.autograd.Function):
             _, of_scaled, largest = _scaled(vectors)
             length = of_scaled * largest
         unit = vectors / length
-        along = (unit * upstream[0]).sum(dim=-1, keepdim=True)
-        return torch.addcmul(upstream[0], unit, along, value=-1).div_(length)
+        along = torch.linalg.vecdot(unit, upstream[0]).unsqueeze(-1)
+        if torch.is_grad_enabled():
+            return (upstream[0] - unit * along) / length
+        return torch.sub(upstream[0], unit.mul_(along), out=unit).div_(length)
 
 
 def squared_distances(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:
