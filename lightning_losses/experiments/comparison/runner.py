@@ -229,7 +229,10 @@ class Runner:
         if not self.config.stacked or len(group) == 1:
             return False
         try:
-            reason = self._why_one_by_one([self._read(one) for one in group])
+            if takes(group[0].config, _FEATURES):
+                reason: str | None = "it takes the teacher's features, which are not kept"
+            else:
+                reason = self._why_one_by_one([self._read(one) for one in group])
         except Exception as error:
             # It is told, seed by seed, when they are run.
             reason = f"it can't be tried ({type(error).__name__})"
