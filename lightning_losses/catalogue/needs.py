@@ -162,8 +162,8 @@ NEEDS = (
                 "bdkd",
                 "two networks learn from the labels and, by balanced divergences, from each other",
                 "lightning-losses train experiment=online_distill objective=bdkd data=mnist5k data.label_noise=0.3",
-                "+14.47 ± 1.99 points of accuracy over cross-entropy with 30 % of the labels wrong (MNIST-1D), beside a "
-                "network of twice the width; mutual_learning +13.10 ± 2.73, with a larger calibration error",
+                "+14.47 ± 1.99 points of accuracy over cross-entropy with 30 % of the labels wrong (MNIST-1D), beside "
+                "a network of twice the width; mutual_learning +13.10 ± 2.73, with a larger calibration error",
                 "results/bed_a_online.md",
             ),
             Answer(
