@@ -256,8 +256,8 @@ def verdicts(
             f"{RULE}" if claimed else "",
             Table(["experiment", "claim", "verdict"], grokking, "Grokking", left=3) if grokking else "",
             _grokking_rule(listed) if grokking else "",
-            f"Not measured again since: {', '.join(f'`{name}`' for name in before)}; their pages say what was found "
-            f"then. `python recipes/results.py --experiments {','.join(before)}`" if before else "",
+            f"Taken from their pages, which say when they were measured: {', '.join(f'`{name}`' for name in before)}. "
+            f"`python recipes/results.py --experiments {','.join(before)}`" if before else "",
             stale if old else "",
             "## To be measured" if missing else "",
             "These comparisons have no numbers made by the present rule and code:" if missing else "",
