@@ -47,7 +47,9 @@ class RandomAffine(Declared):
     ) -> Float[Tensor, "batch channels height width"]:
         """A view of each image, with its own random numbers."""
         height, width = images.shape[-2:]
-        turn, size, down, right, top, left = uniform(images.new_empty(len(images), 6), generator).unbind(dim=1)
+        turn, size, down, right, top, left = uniform(
+            images.new_empty(len(images), 6, dtype=torch.float32), generator
+        ).unbind(dim=1)
         angle, factor = math.radians(self.degrees) * (2 * turn - 1), 1 + self.scale * (2 * size - 1)
         cosine, sine = angle.cos() / factor, angle.sin() / factor
         # In grid_sample's units an image reaches from -1 to 1.
@@ -55,7 +57,7 @@ class RandomAffine(Declared):
             torch.stack([cosine, -sine * height / width, 2 * self.shift * (2 * right - 1)], dim=1),
             torch.stack([sine * width / height, cosine, 2 * self.shift * (2 * down - 1)], dim=1),
         ]
-        grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+        grid = F.affine_grid(torch.stack(rows, dim=1).to(images), list(images.shape), align_corners=False)
         views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         if covered := round(self.cover * min(height, width)):
             across = _within(left, width, covered).view(-1, 1, 1, width)
@@ -96,13 +98,13 @@ class RandomSignal(Declared):
         self, signals: Float[Tensor, "batch channels length"], generator: Randomness
     ) -> Float[Tensor, "batch channels length"]:
         """A view of each signal, with its own random numbers."""
-        numbers = 2 * uniform(signals.new_empty(len(signals), 3, 1, 1), generator) - 1
+        numbers = 2 * uniform(signals.new_empty(len(signals), 3, 1, 1, dtype=torch.float32), generator) - 1
         moved, size, incline = numbers.unbind(dim=1)
         length = signals.shape[-1]
         places = torch.arange(length, device=signals.device) - (self.shift * moved).round().long()
         rolled = signals.gather(-1, (places % max(length, 1)).expand(signals.shape))
         line = torch.linspace(-0.5, 0.5, length, dtype=signals.dtype, device=signals.device)
-        views = (1 + self.scale * size) * rolled + self.slope * incline * line
+        views = (1 + self.scale * size).to(signals) * rolled + (self.slope * incline).to(signals) * line
         return _with_noise(views, self.noise, generator)
 
 

@@ -46,8 +46,8 @@ class RandomShift:
     ) -> Float[Tensor, "batch channels height width"]:
         """The images, each moved by itself."""
         height, width = images.shape[-2:]
-        drawn = uniform(images.new_empty(len(images), 2), generator)
-        # A number drawn in a short format can be 1.
+        drawn = uniform(images.new_empty(len(images), 2, dtype=torch.float32), generator)
+        # The largest number below 1, times the number of shifts, can be rounded up.
         shifts = (drawn * (2 * self.pixels + 1)).floor().clamp_(max=2 * self.pixels).long() - self.pixels
         down, right = (
             torch.arange(side, device=images.device) - shift.unsqueeze(1)

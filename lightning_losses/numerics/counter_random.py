@@ -26,11 +26,13 @@ def counter_normals(like: Float[Tensor, "*shape"], seed: int, counter: int | flo
     # Filled in on the device; a tensor made of a number is copied there, and waited for.
     step = counter if isinstance(counter, Tensor) else torch.full((), counter, device=like.device)
     mixed = _mix(_mix(place + _mix(step.to(torch.int64) + seed * 1_000_003)))
-    return torch.special.ndtri(_uniform(mixed, like)).view(like.shape)
+    return torch.special.ndtri(_uniform(mixed, like)).to(like.dtype).view(like.shape)
 
 
 def row_uniforms(like: Float[Tensor, "rows ..."], seed: int, keys: Int[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
     """Numbers uniform in (0, 1) of a tensor's shape, each row a function of the seed and its key.
+
+    In half precision they may be rounded to 0 or 1.
 
     Args:
         like: [rows, ...] gives shape, device and dtype.
@@ -42,9 +44,7 @@ def row_uniforms(like: Float[Tensor, "rows ..."], seed: int, keys: Int[Tensor, "
         >>> torch.equal(drawn.flip(0), row_uniforms(torch.zeros(2, 2), seed=0, keys=torch.tensor([4, 3])))
         True
     """
-    place = torch.arange(like[:1].numel(), device=like.device)
-    begin = _mix(keys.to(torch.int64) + seed * 1_000_003 % 2**62)
-    return _uniform(_mix(_mix(place + begin.unsqueeze(1))), like).view(like.shape)
+    return _row_uniforms(like, seed, keys).to(like.dtype)
 
 
 def row_normals(like: Float[Tensor, "rows ..."], seed: int, keys: Int[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
@@ -54,12 +54,20 @@ def row_normals(like: Float[Tensor, "rows ..."], seed: int, keys: Int[Tensor, " 
         >>> row_normals(torch.zeros(1, 3), seed=0, keys=torch.tensor([7]))
         tensor([[0.6305, 1.0394, 0.3276]])
     """
-    return torch.special.ndtri(row_uniforms(like, seed, keys))
+    return torch.special.ndtri(_row_uniforms(like, seed, keys)).to(like.dtype)
+
+
+def _row_uniforms(like: Float[Tensor, "rows ..."], seed: int, keys: Int[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
+    place = torch.arange(like[:1].numel(), device=like.device)
+    begin = _mix(keys.to(torch.int64) + seed * 1_000_003 % 2**62)
+    return _uniform(_mix(_mix(place + begin.unsqueeze(1))), like).view(like.shape)
 
 
 def _uniform(mixed: Int[Tensor, "*shape"], like: Float[Tensor, "..."]) -> Float[Tensor, "*shape"]:
-    """The middle of one of 2^24 equal parts, which float32 tells apart, never 0 or 1."""
-    return ((mixed & (2**_BITS - 1)).to(like.dtype) + 0.5) / 2**_BITS
+    """The middle of one of 2^24 equal parts, never 0 or 1, in float32 or float64: a shorter dtype can't hold them."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    # In float32 the last of them would be rounded to 1.
+    return (((mixed & (2**_BITS - 1)).to(dtype) + 0.5) / 2**_BITS).clamp(max=1 - torch.finfo(dtype).eps / 2)
 
 
 def _mix(numbers: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

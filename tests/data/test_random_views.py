@@ -56,6 +56,23 @@ def test_a_view_depends_on_its_generator_alone():
     assert str(caught.value) == "RandomAffine: scale=1.0 came; give a number at least 0 and below 1."
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+@pytest.mark.parametrize(
+    "view", [RandomAffine(noise=0.1), RandomSignal(), RandomShift(2)], ids=["affine", "signal", "shift"]
+)
+def test_views_of_other_dtypes_are_those_of_float32(view, dtype):
+    if dtype == torch.uint8 and not isinstance(view, RandomShift):
+        pytest.skip("its views are no whole numbers")
+    # Numbers that every dtype holds.
+    inputs = torch.randint(0, 9, (64, 1, 40) if isinstance(view, RandomSignal) else (64, 1, 6, 6))
+    expected = seeded_views(view, inputs.float(), 0, places=range(64))
+    views = seeded_views(view, inputs.to(dtype), 0, places=range(64))
+    assert views.dtype == dtype
+    # Places are rounded by up to 0.03 pixels in bfloat16, an eighth of that in float16, between values up to 8 apart.
+    limit = {torch.float16: 0.05, torch.bfloat16: 0.4}.get(dtype, 1e-5)
+    torch.testing.assert_close(views.float(), expected, rtol=0, atol=limit)
+
+
 @pytest.mark.parametrize(
     ("view", "inputs"),
     [
