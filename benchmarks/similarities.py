@@ -16,6 +16,7 @@ import argparse
 import ctypes
 import importlib.util
 import json
+import platform
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -155,7 +156,8 @@ def print_memory(name: str, pairs: int, width: int) -> None:
     """Megabytes of one step of a variant, for the process that asks."""
     torch.set_num_threads(1)
     # By glibc's own rule some blocks are given back when they are freed, and others kept, from run to run differently.
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**17)
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**17)
     # What a first step loads is no memory of the loss.
     step_of(name, *operands(8, width))()
     a, b = operands(pairs, width)

@@ -130,6 +130,6 @@ def with_margin_head(
             f"with_margin_head: {type(network).__name__} ends with {came}; give a network that ends with an nn.Linear, "
             "or put a MarginHead in its place."
         )
-    made = MarginHead(head.in_features, head.out_features, sub_centers, embedding_dim, fixed)
-    network.set_submodule(owned[-1], made)
+    margin_head = MarginHead(head.in_features, head.out_features, sub_centers, embedding_dim, fixed)
+    network.set_submodule(owned[-1], margin_head)
     return network
