@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.derivatives import in_transform
-from lightning_losses.numerics.products import accumulate, product, spans
+from lightning_losses.numerics.products import accumulate, onednn_float32, product, spans
 from lightning_losses.parallel.processes import Share, work_share
 
 # Up to this many pairs, second derivatives are there, by the whole matrix.
@@ -33,8 +33,9 @@ def block_spans(rows: int, columns: int, device: torch.device) -> list[slice]:
 
 
 def column_spans(columns: int, device: torch.device) -> list[slice]:
-    """The columns of a block's tiles; a GPU has them all in one."""
-    return list(spans(columns, _width(device) if device.type == "cpu" else max(columns, 1)))
+    """The columns of a block's tiles: all in one, but where oneDNN multiplies, which is slower at wide transposes."""
+    narrow = device.type == "cpu" and onednn_float32()
+    return list(spans(columns, _width(device) if narrow else max(columns, 1)))
 
 
 def small(rows: Tensor, columns: Tensor) -> bool:

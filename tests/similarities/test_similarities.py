@@ -15,10 +15,11 @@ from lightning_losses.similarities import (
 )
 
 
-@pytest.fixture(autouse=True, params=[4, 512], ids=["tiles", "one tile"])
+@pytest.fixture(autouse=True, params=[4, -4, 512], ids=["tiles", "tiles of all columns", "one tile"])
 def tile_width(request, monkeypatch):
     monkeypatch.setattr(tiles, "DENSE", 0)
-    monkeypatch.setattr(tiles, "_width", lambda device: request.param)
+    monkeypatch.setattr(tiles, "_width", lambda device: abs(request.param))
+    monkeypatch.setattr(tiles, "onednn_float32", lambda: request.param > 0)
 
 
 def data(rows=11, columns=9, dtype=torch.float64):
