@@ -7,6 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.derivatives import in_transform
+from lightning_losses.numerics.probabilities import known_everywhere
+
+# The square of a length within 2^±40 loses nothing that counts in float32.
+_MOST_ORDINARY = 2.0**40
 
 
 def unit_rows(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
@@ -42,6 +46,10 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        if known_everywhere(torch.maximum(length, length.reciprocal()) < _MOST_ORDINARY):
+            ctx.save_for_backward(vectors, length)
+            return vectors / length
         scaled, length, largest = _scaled(vectors)
         ctx.save_for_backward(vectors, length * largest)
         return scaled.div_(length)
@@ -57,7 +65,7 @@ class _UnitRows(torch.autograd.Function):
         along = torch.linalg.vecdot(unit, upstream[0]).unsqueeze(-1)
         if torch.is_grad_enabled():
             return (upstream[0] - unit * along) / length
-        return torch.sub(upstream[0], unit.mul_(along), out=unit).div_(length)
+        return torch.addcmul(upstream[0], unit, along, value=-1, out=unit).div_(length)
 
 
 def squared_distances(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:

@@ -21,6 +21,16 @@ def test_distances_are_those_of_the_differences():
     torch.testing.assert_close(distances(a, b), (a[:, None] - b).norm(dim=-1))
 
 
+def test_beside_a_row_of_any_size_the_others_are_as_without_it():
+    rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    outcomes = []
+    for vectors in (rows, torch.cat([rows, torch.full((1, 4), 1e30)])):
+        vectors.requires_grad_()
+        unit = unit_rows(vectors)
+        outcomes.append((unit[:3], torch.autograd.grad(unit[:, 0].sum(), vectors)[0][:3]))
+    torch.testing.assert_close(*outcomes)
+
+
 def test_equal_vectors_have_distance_0_and_no_gradient():
     vectors = torch.tensor([[1.0, 2.0], [1.0, 2.0]], requires_grad=True)
     apart = distances(vectors, vectors)
