@@ -89,10 +89,10 @@ def seed_intervals(
                 if reference is not None and order < len(lines[reference]) and runs.index(reference) in drawn:
                     mean = lines[reference][order][0]
                     axis.axvline(mean, color=COLORS[order], linestyle=(0, (4, 3)), linewidth=0.7, alpha=0.7, zorder=0)
+            # Wrapped, so that it fits beside the runs' names, and neighbours don't overlap.
             if label is None:
-                axis.set_xlabel(name)
+                axis.set_xlabel(fill(name, 16 if width > 2 else 14))
             else:
-                # Wrapped, so that neighbouring titles don't overlap.
                 axis.set_title(name if width > 2 else fill(name, 14), fontsize=9 if width > 2 else 7)
                 axis.set_xlabel(label)
             axis.set_yticks(range(len(runs)), runs)

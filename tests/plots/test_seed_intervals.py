@@ -34,6 +34,17 @@ def test_a_run_far_off_leaves_the_axis_to_the_others_and_says_its_number():
     assert seed_intervals({str(k): lines for k in range(5)}, stages=["as trained"]).get_size_inches()[0] <= 7
 
 
+@pytest.mark.parametrize("panels", [1, 4])
+def test_a_long_label_stays_within_the_picture(panels):
+    lines = {"binary cross-entropy, long": [(50.0, 48.0, 52.0)], "nt_xent": [(49.0, 48.0, 50.0)]}
+    names = ["mean average precision (%)", "linear probe's accuracy (%)", "NLL", "ECE (%)"]
+    figure = seed_intervals(dict.fromkeys(names[:panels], lines), stages=["as trained"])
+    figure.canvas.draw()
+    for axis in figure.axes:
+        label = axis.xaxis.label.get_window_extent()
+        assert label.x0 >= 0 and label.x1 <= figure.bbox.width
+
+
 def test_only_what_is_drawn_is_in_the_legend():
     names = ["as trained", "after temperature scaling"]
     assert seed_intervals({"MRR": {"ce": [(0.3, 0.2, 0.4)]}}, stages=names).legends == []
