@@ -99,19 +99,12 @@ NEEDS = (
                 "self_supervised.md",
             ),
             Answer(
-                "barlow_twins",
-                "pre-trains the network without labels, from two views of each sample; a linear probe needs few labels",
-                "lightning-losses train experiment=contrastive objective=barlow_twins",
-            ),
-            Answer(
                 "vicreg",
-                "the same without correlations: views agree, features vary and do not covary",
-                "lightning-losses train experiment=contrastive objective=vicreg",
-            ),
-            Answer(
-                "negative_cosine",
-                "the same by predicting one view's embedding from the other's: SimSiam, and BYOL",
-                "lightning-losses train experiment=contrastive objective=negative_cosine",
+                "the same without negatives: views agree, features vary and do not covary",
+                "lightning-losses train experiment=contrastive objective=vicreg optimizer.lr=0.01",
+                "a linear probe by 400 labels of signals +2.28 ± 1.67 points more accurate than of nt_xent, each at a "
+                "tuned learning rate; Barlow Twins -1.48 ± 1.76, SimSiam -3.30 ± 1.00",
+                "results/contrastive.md",
             ),
         ),
         "Without a teacher there is no method yet that learns from labels and from the other samples at once.",
