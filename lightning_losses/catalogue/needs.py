@@ -274,8 +274,8 @@ NEEDS = (
                 "linear_cross_entropy",
                 "cross-entropy from hidden states, without ever holding [tokens, vocabulary]",
                 "loss = linear_cross_entropy(hidden, head.weight, tokens)",
-                "0.41 of the time and 5.3 % of the memory in float32, at 32,768 words, on an AMD EPYC of Zen 5; on Zen 4 "
-                "0.68 to 0.79 of the time",
+                "0.41 of the time and 5.3 % of the memory in float32, at 32,768 words, on an AMD EPYC of Zen 5; on "
+                "Zen 4 0.68 to 0.79 of the time",
                 "kernels.md",
             ),
             Answer(
