@@ -1,7 +1,7 @@
 """Effects relative to a baseline with their intervals, one row per run, the best on top."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
@@ -11,7 +11,12 @@ from lightning_losses.plots.style import COLORS, new_figure, paper_style
 
 
 def effects(
-    runs: Mapping[str, Interval], *, label: str, note: str = "", better: Literal["higher", "lower"] = "higher"
+    runs: Mapping[str, Interval],
+    *,
+    label: str,
+    note: str = "",
+    better: Literal["higher", "lower"] = "higher",
+    significant: Collection[str] | None = None,
 ) -> Figure:
     """Draw the sorted differences from a baseline, with a line at 0; significantly better and worse ones are coloured.
 
@@ -21,6 +26,8 @@ def effects(
         label: the label of the axis, with its unit.
         note: an explanation of the marks and bars, above them.
         better: which differences are better.
+        significant: the runs whose differences a test found, which may be stricter than their intervals; None: those
+            whose intervals leave out 0.
 
     Returns:
         A figure outside pyplot's registry.
@@ -43,9 +50,10 @@ def effects(
     above, below = (COLORS[0], COLORS[1]) if better == "higher" else (COLORS[1], COLORS[0])
     with paper_style():
         figure, (axis,) = new_figure(width=3.8, height=0.27 * len(drawn) + 0.85)
-        for row, (_, interval) in enumerate(drawn):
+        for row, (name, interval) in enumerate(drawn):
             mean, low, high = interval
-            color = above if low > 0 else below if high < 0 else "#777777"
+            sure = low > 0 or high < 0 if significant is None else name in significant
+            color = "#777777" if not sure else above if mean > 0 else below
             axis.errorbar(
                 [mean], [row], xerr=[[side[0]] for side in bars([interval])], fmt="o", color=color, markersize=4,
                 elinewidth=1.1, capsize=2,

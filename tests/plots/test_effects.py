@@ -24,6 +24,10 @@ def test_effects_are_sorted_coloured_by_what_is_sure_and_legible():
         COLORS[0],
         COLORS[1],
     ]
+    # By a stricter test than the intervals.
+    (axis,) = effects(RUNS, label="accuracy against ce, points", significant={"kd"}).axes
+    colors = [mpl.colors.to_hex(container.lines[0].get_color()).upper() for container in axis.containers]
+    assert colors == [COLORS[0], "#777777", "#777777", "#777777"]
     # The first is on top.
     bottom, top = axis.get_ylim()
     assert bottom > top

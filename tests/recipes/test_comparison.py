@@ -535,6 +535,23 @@ def test_differences_are_paired_corrected_and_marked():
     assert b[1:5] == ["50.00", "+0.00 ± 99.37, p = 1.000", "40.00", "–"]
 
 
+def test_several_settings_say_what_they_could_have_seen():
+    found = report(settings=("all", "few"))
+    (alone,), several = report().tables(), found.tables()[-1]
+    assert several.title == "accuracy, %: SD of the difference from first / 80% power from"
+    assert several.rows == [[row[0], *[" / ".join(row[3:5])] * 2] for row in alone.rows[1:]]
+
+
+def test_a_seed_far_from_its_others_is_told_of():
+    found = dataclasses.replace(report(), seeds=(0, 1, 2, 3))
+    for metrics in found.values[""].values():
+        metrics["accuracy"] = [0.8, 0.1, 0.79, 0.81]
+    assert [one[1:4] for one in found.apart()] == [(run, 1, 0.1) for run in found.runs]
+    assert "Far from its others stands seed 1 of a: accuracy, % 10.00, their mean is 80.00." in found.note
+    found.values[""]["a"]["accuracy"][1] = 0.75
+    assert "of a:" not in found.note
+
+
 @pytest.mark.parametrize("settings", [("",), ("all", "few")])
 @pytest.mark.parametrize("values", [[0.5, 0.6], [0.5, 0.6, 0.7]])
 def test_two_seeds_or_one_difference_have_no_p_value_no_star_and_no_interval(settings, values):
@@ -589,7 +606,8 @@ def test_latex_is_what_booktabs_takes():
 
 def test_several_settings_have_a_table_a_column_and_csv_a_line_each(tmp_path):
     found = report(settings=("all", "few"))
-    assert [table.title for table in found.tables()] == ["accuracy, %", "ECE, %", "seconds"]
+    *shown, _ = found.tables()
+    assert [table.title for table in shown] == ["accuracy, %", "ECE, %", "seconds"]
     assert found.tables()[0].heads == ["", "all", "few"]
     assert len(found.page().files["comparison.csv"].splitlines()) == 1 + 2 * 3 * len(METRICS)
     found.page().write(tmp_path)
@@ -597,7 +615,7 @@ def test_several_settings_have_a_table_a_column_and_csv_a_line_each(tmp_path):
         "comparison.md", "comparison.tex", "comparison.csv", "comparison.json", "intervals_accuracy.png",
         "intervals_ece.png", "accuracy_against_cost.png",
     }  # fmt: skip
-    assert (tmp_path / "comparison.md").read_text().count("| a |") == 3
+    assert (tmp_path / "comparison.md").read_text().count("| a |") == 4
 
 
 def test_claims_are_judged_by_the_rule():

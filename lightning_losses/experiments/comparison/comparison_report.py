@@ -38,6 +38,8 @@ from lightning_losses.plots.seed_intervals import seed_intervals
 
 # Below so many settings ranks tell little.
 _FEWEST_RANKED = 10
+# A seed so many SDs of the others from their mean is told of: it makes most of the interval.
+_APART = 10
 
 
 class Judged(NamedTuple):
@@ -270,6 +272,11 @@ class Comparison:
         if self.one_by_one:
             reasons = "; ".join(f"{run} ({reason})" for run, reason in self.one_by_one.items())
             text += f" Seeds trained one by one: {reasons}."
+        unit = shown(self.ranked)
+        for setting, run, seed, value, others in self.apart() if self.ranks is None else ():
+            where = f", {setting}" if setting else ""
+            own, mean = (f"{unit.factor * number:.{unit.digits}f}" for number in (value, others))
+            text += f" Far from its others stands seed {seed} of {run}{where}: {unit.name} {own}, their mean is {mean}."
         if self.stale:
             text += f" {self.stale} of the results were made by an earlier version of the code."
         return text
@@ -299,7 +306,28 @@ class Comparison:
             )
             for column in self.columns
         ]
+        if len(self.seeds) >= FEWEST_SEEDS and self.ranks is None:
+            metric = self.claimed
+            rows = [
+                [run, *(" / ".join((self._deviation(setting, run, metric), self._power(setting, run, metric)))
+                        for setting in self.settings)]
+                for run in self.runs
+                if run != self.baseline
+            ]  # fmt: skip
+            title = f"{shown(metric).name}: SD of the difference from {self.baseline} / 80% power from"
+            tables.append(Table(["", *self.settings], rows, title))
         return [*tables, *self._tuned_to()]
+
+    def apart(self) -> Iterator[tuple[str, str, int, float, float]]:
+        """Setting, run, seed, value and the other seeds' mean, where a seed lies ten of their SDs from the others."""
+        for setting, runs in self.values.items():
+            for run, metrics in runs.items():
+                values = metrics[self.ranked]
+                for seed, value in zip(self.seeds, values, strict=True):
+                    others = [other for of, other in zip(self.seeds, values, strict=True) if of != seed]
+                    known = len(others) >= FEWEST_SEEDS and all(map(math.isfinite, [value, *others]))
+                    if known and abs(value - statistics.fmean(others)) > _APART * statistics.stdev(others) > 0:
+                        yield setting, run, seed, value, statistics.fmean(others)
 
     def _tuned_to(self) -> list[Table]:
         heads = ["", "learning rate", "parameter", self._tuned_by.name, "tried"]
@@ -440,11 +468,14 @@ class Comparison:
             panels = {f"{name}{sign}": self._panel(setting, metrics) for name, metrics in stages.items()}
             intervals = {"intervals.png": partial(seed_intervals, panels, stages=_STAGES, reference=self.baseline)}
             differing = self.effects(setting, self.claimed)
+            significant = [run for run, p in self.p_values(setting, self.claimed).items() if p < self.level]
             if any(map(math.isfinite, (one.mean for one in differing.values()))):
                 unit = shown(self.claimed)
                 label = f"{unit.plain} against {self.baseline}{', points' if unit.sign else ''}"
-                note = f"mean and 95% interval, {len(self.seeds)} seeds"
-                intervals["effects.png"] = partial(effects, differing, label=label, note=note, better=unit.better)
+                note = f"mean and 95% interval, {len(self.seeds)} seeds\nin colour: Holm's p below {self.level:g}"
+                intervals["effects.png"] = partial(
+                    effects, differing, label=label, note=note, better=unit.better, significant=significant
+                )
         else:
             intervals = {
                 f"intervals_{metrics[0]}.png": partial(
