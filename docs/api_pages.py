@@ -7,14 +7,17 @@ import re
 import tomllib
 from collections import defaultdict
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from catalogue_page import configurations, every_loss, families, family_name, repositories, row
+from omegaconf import OmegaConf
 
 from lightning_losses import losses
 from lightning_losses.catalogue.losses import STATUS, Entry, cost
-from lightning_losses.catalogue.needs import NEEDS
+from lightning_losses.catalogue.needs import NEEDS, NOT_MEASURED, Answer
+from lightning_losses.experiments.comparison.shown_numbers import COSTS, shown
 from lightning_losses.losses.glossary import GLOSSARY
 
 ROOT = Path(__file__).parents[1]
@@ -112,14 +115,58 @@ def _page(title: str, modules: list[str], first: str) -> str:
 
 def _family_page(family: str) -> str:
     entries = [entry for entry in every_loss() if entry.family == family]
-    chosen = next((entry.configs[0] for entry in entries if entry.configs), "")
     lines = [f"# {family_name(family)}", ""]
-    lines += [f"First: `lightning-losses train objective={chosen}`, or the class in a loop of your own. ", ""]
+    lines += [f"First: {first}, or the class in a loop of your own.", ""] if (first := _first(entries)) else []
     lines += ["| loss | what it is | status |", "|---|---|---|"]
     lines += [row(f"[`{each.name}`](losses/{each.id}.md)", f"{each.summary}.", each.status) for each in entries]
     own = {entry.module.removeprefix("lightning_losses.") for entry in entries}
     others = [module for module in _modules(PACKAGE / "losses" / family) if module not in own]
     return "\n".join([*lines, "", *(f"::: lightning_losses.{module}\n" for module in others)])
+
+
+def _first(entries: list[Entry]) -> str:
+    """What to try first of a family: what a need names first, else a loss that is not experimental."""
+    named = [(entry, answer) for need in NEEDS for answer in need.answers for entry in entries
+             if _answers((answer,), entry)]  # fmt: skip
+    if named:
+        entry, answer = named[0]
+        return f"`{_trial(entry)[0] or answer.command}`"
+    commands = (_trial(entry)[0] for entry in entries if entry.status != "experimental")
+    return next((f"`{command}`" for command in commands if command), "")
+
+
+def _trial(entry: Entry) -> tuple[str, str]:
+    """The command that trains with a loss, that of a measured effect if there is one; else why there is none."""
+    measured = [answer.command for answer in _answers_of(entry) if answer.command.startswith("lightning-losses ")]
+    if measured:
+        return measured[0], ""
+    trained = [_trained(name) for name in entry.configs]
+    return next((found for found in trained if found[0]), trained[0] if trained else ("", ""))
+
+
+@cache
+def _trained(name: str) -> tuple[str, str]:
+    """The command that trains with an objective; else why no experiment does."""
+    lines = (ROOT / "conf" / "objective" / f"{name}.yaml").read_text().splitlines()
+    command, *notes = [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+    note = " ".join(notes)
+    refused = _compared().refused.get(name, "").strip()
+    # Three have no experiment either, and only their notes say so.
+    lacking = re.search(r"It (needs .*(?:no experiment has|\.md has).*)\.$", note)
+    if lacking or (refused and "its experiment is" not in refused):
+        why = refused or f"it {lacking[1]}"
+        return "", re.sub(r"docs/(\w+)\.md", r"[\1](../../\1.md)", why)
+    # A comparison goes without callbacks that only measure.
+    words = [word for word in _compared().needs.get(name, "").split() if word != "callbacks=none"]
+    words += re.findall(r"(?:Add|makes them:) (\w+=\w+)", note)
+    command = command.replace("python recipes/train.py", "lightning-losses train")
+    return " ".join(dict.fromkeys([*command.split(), *words])), ""
+
+
+@cache
+def _compared() -> Any:
+    """What comparisons know of objectives: the words that they need, and why some can't be trained."""
+    return OmegaConf.load(ROOT / "conf" / "compare.yaml")
 
 
 def _loss_page(entry: Entry) -> str:
@@ -129,7 +176,8 @@ def _loss_page(entry: Entry) -> str:
     status = f"{STATUS[entry.status]}: {repositories(entry.evidence)}"
     needs = [f"[{need.sentence}](../../catalogue.md#{need.id})" for need in NEEDS if _answers(need.answers, entry)]
     lines += ["| | |", "|---|---|", row("checked", status)]
-    lines += [row("try it", f"`lightning-losses train objective={entry.configs[0]}`")] if entry.configs else []
+    command, why = _trial(entry)
+    lines += [row("try it", f"`{command}`" if command else f"in a module of your own: {why}")] if command or why else []
     lines += [row("configuration", configurations(entry).replace("](../", "](../../../"))] if entry.configs else []
     lines += [row("cost", cost(entry)), row("fused head", entry.fused)]
     lines += [row("helps when", "; ".join(needs))] if needs else []
@@ -156,8 +204,14 @@ def _signature(entry: Entry) -> str:
     return re.sub(r"jaxtyping\.|collections\.abc\.|torch\.|<class '|'>", "", "\n".join(lines))
 
 
-def _answers(answers: tuple[Any, ...], entry: Entry) -> bool:
+def _answers(answers: tuple[Answer, ...], entry: Entry) -> bool:
     return any(answer.method in (entry.id, *entry.configs) for answer in answers)
+
+
+def _answers_of(entry: Entry) -> list[Answer]:
+    """What the needs say of a loss, measured effects first."""
+    found = [answer for need in NEEDS for answer in need.answers if _answers((answer,), entry)]
+    return sorted(found, key=lambda answer: answer.effect == NOT_MEASURED)
 
 
 @cache
@@ -204,33 +258,46 @@ def _cases(entry: Entry) -> list[str]:
 
 
 def _measured(entry: Entry) -> list[str]:
-    """What the pages of results say of a loss, beside the first row of each table."""
-    found = [
-        row(f"[{page.stem}](../../results/{page.name})", *cells)
-        for page in sorted((ROOT / "docs" / "results").glob("*.md"))
-        for run, *cells in _numbers(page)
-        if _letters(run) in {_letters(name) for name in (entry.id, *entry.configs)}
+    """What the needs and the pages of results say of a loss, beside the run that the others are compared with."""
+    effects = [
+        f"- [{answer.effect[0].upper()}{answer.effect[1:]}](../../{answer.page})."
+        for answer in _answers_of(entry)
+        if answer.effect != NOT_MEASURED
     ]
+    found = [
+        row(f"[{name}](../../results/{name}.md)", *cells)
+        for name in sorted(path.stem for path in (ROOT / "docs" / "results" / "numbers").glob("*.json"))
+        for objective, *cells in _numbers(name)
+        if objective in (entry.id, *entry.configs)
+    ]
+    if not effects and not found:
+        # Others than these have no accuracy beside that of cross-entropy.
+        comparable = re.compile(r"lightning-losses train experiment=(?:classify|distill) objective=(\w+)")
+        chosen = next(filter(None, (comparable.fullmatch(_trained(name)[0]) for name in entry.configs)), None)
+        command = f" `lightning-losses compare objectives=[ce,{chosen[1]}] seeds=5` would." if chosen else ""
+        return [f"Not measured yet.{command}"]
     if not found:
-        command = f"`lightning-losses compare objectives=[ce,{entry.configs[0]}] seeds=5`" if entry.configs else ""
-        return ["Not measured yet." + (f" {command} would." if command else "")]
+        return effects
     return [
-        "Means over seeds and 95% intervals; a * marks a difference beyond chance. What was tuned is on the page.", "",
+        *effects, *[""] * bool(effects),
+        "Means over seeds and 95% intervals. The rival is what a page compares all others with; it has none itself. A "
+        "* marks a difference from it beyond chance. What was tuned is on the page, with further numbers.", "",
         "| results | setting | this | rival |", "|---|---|---:|---:|", *found,
     ]  # fmt: skip
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 @cache
-def _numbers(page: Path) -> list[tuple[str, str, str, str]]:
-    """Run, setting with metric, number and the first run's number, of a results page's tables of accuracy and ECE."""
-    numbers, heading = [], ""
+def _numbers(name: str) -> list[tuple[str, str, str, str]]:
+    """Objective, setting with metric, number and the rival's number, of each run in a results page's tables."""
+    folder = ROOT / "docs" / "results"
+    kept = json.loads((folder / "numbers" / f"{name}.json").read_text())
+    metrics = [shown(metric).name for metric in kept["columns"] if _judges(metric)]
+    # Twenty data sets would fill a page by one number each.
+    metrics = metrics[:1] if len(kept["settings"]) > 5 else metrics
+    found, heading = [], ""
     head: list[str] = []
     rival: list[str] = []
-    for line in page.read_text().splitlines():
+    for line in (folder / f"{name}.md").read_text().splitlines():
         if line.startswith("## "):
             heading = line.removeprefix("## ")
         if not line.startswith("|"):
@@ -240,15 +307,23 @@ def _numbers(page: Path) -> list[tuple[str, str, str, str]]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not head:
             head, rival = cells, []
-        elif not rival:
-            rival = cells
-        elif not head[0]:
-            for column, cell, first in zip(head[1:], cells[1:], rival[1:], strict=False):
-                # A table of one setting has a metric in each column, one of several settings says it above.
-                metric = column if column.startswith(("accuracy", "ECE")) else heading
-                if metric.startswith(("accuracy", "ECE")) and cell:
-                    setting = heading if metric == column else column
-                    numbers.append(
-                        (cells[0], ": ".join(filter(None, [setting, metric])), cell, f"{first} ({rival[0]})")
-                    )
-    return numbers
+            continue
+        if head[0]:
+            continue
+        run, rival = cells[0], rival or cells
+        objective = kept["runs"][run].split()[0]
+        for column, cell, first in zip(head[1:], cells[1:], rival[1:], strict=False):
+            # A table of one setting has a metric in each column, one of several settings says it above.
+            metric, setting = (column, "") if column in metrics else (heading, column)
+            # One number is enough of what has no rival.
+            if metric in (metrics[:1] if run == rival[0] else metrics) and cell:
+                label = "" if run == objective else run
+                beside = "–" if run == rival[0] else f"{first} ({rival[0]})"
+                found.append((objective, ": ".join(filter(None, [label, setting, metric])), cell, beside))
+    return found
+
+
+def _judges(metric: str) -> bool:
+    """Whether a column of a comparison says how good a run is in the end, and no other says nearly the same."""
+    other = ("nll", "calibrated_nll", "overconfidence", "temperature", "mrr_before", *COSTS)
+    return metric not in other and not metric.startswith("val_")
