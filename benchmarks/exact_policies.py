@@ -259,7 +259,7 @@ def plot(path: Path, played: Game, beta: float = 0.5) -> None:
         line.set_zorder(3)
     axes[0].set_xticks(places, [f"{float(REWARDS[answer]):g}" for answer in order])
     axes[0].set(xlabel="an answer's reward", ylabel="probability", title="f-DPO and its optima")
-    axes[0].legend(fontsize="x-small")
+    axes[0].legend(fontsize="small")
     for name, distances in played.distances.items():
         axes[1].plot(distances, label=name)
     axes[1].set(yscale="log", xlabel="iteration", ylabel="distance from the Nash policy", title="Rock, paper, scissors")

@@ -338,7 +338,7 @@ def collapse_panels(steps: Sequence[float], values: Mapping[str, Sequence[float]
             if prefix == "nc1":
                 axis.set_yscale("log")
             if len(members) > 1:
-                axis.legend(loc="best", fontsize=6)
+                axis.legend(loc="best", fontsize=7)
         axes[3].set_ylim(bottom=0)
         for axis in axes[2:]:
             axis.set_xlabel("optimizer step")

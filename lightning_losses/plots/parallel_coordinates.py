@@ -157,7 +157,7 @@ def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
 def _frame(axes: Axes, labels: Sequence[str], *, missing: Sequence[int]) -> None:
     for place in missing:
         axes.plot([place], [_BELOW], marker="o", color="#999999", markersize=3, zorder=4)
-        axes.text(place - 0.05, _BELOW, "not used", ha="right", va="center", fontsize=6, color="#777777", zorder=6)
+        axes.text(place - 0.05, _BELOW, "not used", ha="right", va="center", fontsize=7, color="#777777", zorder=6)
     axes.set_xlim(-0.55, len(labels) - 0.65)
     axes.set_ylim(_BELOW - 0.06 if missing else -0.04, 1.04)
     axes.set_xticks(range(len(labels)), labels)
