@@ -77,8 +77,9 @@ def test_a_loss_is_tried_by_an_experiment_that_offers_its_inputs_or_in_a_module_
                "objective.terms.kd.loss.temperature=32`"),
         ("adafocal", "`lightning-losses train experiment=classify objective=adafocal callbacks=adafocal`"),
         ("cosface", "`lightning-losses train experiment=classify objective=cosface model=margin_head`"),
-        ("sae_auxk", "in a module of your own: it needs a SparseAutoencoder's step: "
-                     "[dependence](../../dependence.md) has one"),
+        ("sae_auxk", "`lightning-losses train experiment=sparse_autoencoder`"),
+        ("pamc", "in a module of your own: it takes embeddings of nodes, their clusters and adjacency, which a module "
+                 "of yours offers"),
     ],
 )  # fmt: skip
 def test_what_a_page_says_to_try(pages, loss, said):
