@@ -43,6 +43,10 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and is run by: make test-cuda"))
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
+        for item in items:
+            if item.get_closest_marker("one_graph"):
+                item.add_marker(pytest.mark.skip(reason="torch before 2.11 breaks the graph"))
     # A process that has run autograd on threads can't be forked any more: what forks goes first. Files with slow tests
     # follow, so that two workers end at about the same time.
     slow = {item.path for item in items if item.get_closest_marker("slow")}

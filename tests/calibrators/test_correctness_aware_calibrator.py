@@ -128,6 +128,7 @@ def test_state_and_file_round_trip(tmp_path):
     assert torch.equal(copy.deepcopy(calibrator)(logits), calibrator(logits))
 
 
+@pytest.mark.one_graph
 def test_it_exports_with_the_model_that_predicts_the_views():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     images = torch.randn(64, 3, 8, 8)

@@ -133,6 +133,7 @@ def test_it_can_be_fitted_again(name):
     assert torch.equal(calibrator.fit(logits, target)(logits), CALIBRATORS[name]().fit(logits, target)(logits))
 
 
+@pytest.mark.one_graph
 @every
 def test_it_exports_with_the_model(name):
     logits, target = sample()

@@ -48,6 +48,7 @@ def test_value_and_gradients_are_those_of_the_cosines(name, impl, sub_centers):
     torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.one_graph
 def test_it_compiles_to_one_graph():
     torch._dynamo.reset()
     (head, embeddings, target), loss = batch(sub_centers=3), ArcFace()

@@ -220,6 +220,7 @@ def test_a_device_whose_values_are_not_read_gives_the_same(loss, monkeypatch):
     torch.testing.assert_close(others, gradients, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.one_graph
 @those()
 def test_it_compiles_to_one_graph(loss):
     torch._dynamo.reset()

@@ -138,6 +138,7 @@ def test_where_reading_waits_or_fails_nothing_is_known():
     assert unknown.tolist() == [[0.0] * 3] * 2
 
 
+@pytest.mark.one_graph
 def test_losses_work_under_vmap_and_compiled():
     logits, teacher = torch.randn(4, 3), torch.randn(4, 3)
     target = torch.tensor([0, 1, -100, 2])

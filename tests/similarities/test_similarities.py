@@ -261,6 +261,7 @@ def test_of_fake_tensors_nothing_is_read(loss):
 
 @pytest.mark.parametrize("name", ["among", "cross-entropy", "logistic"])
 @pytest.mark.parametrize("tile_width", [8], indirect=True)
+@pytest.mark.one_graph
 def test_compiled_in_one_graph(name):
     a, b, *_ = data(columns=11)
     torch._dynamo.reset()
