@@ -13,6 +13,7 @@ from lightning_losses.kernels.traced import traceable
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.networks.margin_head import nearest_sub_center
 from lightning_losses.numerics.checks import check_count, check_floating
+from lightning_losses.numerics.derivatives import in_transform
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.parallel.processes import whole_parameter
@@ -50,6 +51,7 @@ def linear_margin_loss(
 
     Raises:
         ValueError: a loss that couples the batch or takes more than logits and target; tensors that do not fit.
+        RuntimeError: second derivatives, which it has not.
 
     Example:
         >>> from lightning_losses.losses import ArcFace
@@ -72,7 +74,8 @@ def linear_margin_loss(
         )
     with torch.autocast(embeddings.device.type, enabled=False):
         directions = unit_rows(full_precision(embeddings))
-        vectors: Tensor = _UnitRows.apply(full_precision(whole_parameter(weight))).to(directions.dtype)
+        unit = unit_rows if in_transform() else _UnitRows.apply
+        vectors: Tensor = unit(full_precision(whole_parameter(weight))).to(directions.dtype)
         if sub_centers == 1:
             return chunked_head(loss, directions, vectors, target, impl=impl, **options)
         return _of_nearest(loss, directions, vectors, target, sub_centers=sub_centers, impl=impl, **options)
@@ -107,6 +110,11 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"{_NAME}: create_graph=True came, and it has first derivatives only; the loss of a MarginHead's "
+                "logits has higher ones."
+            )
         rows, length = ctx.saved_tensors
         along = torch.linalg.vecdot(upstream[0], rows).unsqueeze(-1)
         return torch.addcmul(upstream[0], rows, along, value=-1).div_(length)

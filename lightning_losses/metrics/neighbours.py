@@ -33,8 +33,8 @@ def knn_accuracy(
         temperature: τ, above 0.
 
     Returns:
-        From 0 to 1. A class that is no more than level with another is not voted for, so that equal embeddings are
-        never right. NaN if embeddings hold NaN or infinity.
+        From 0 to 1. A class that is no more than level with another is not voted for; of equally near neighbours beyond
+        k any may vote. NaN if embeddings hold NaN or infinity.
 
     Raises:
         ValueError: shapes that do not fit; a single embedding without queries; numbers out of range.

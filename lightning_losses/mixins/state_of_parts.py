@@ -62,17 +62,7 @@ class StateOfParts:
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """What a checkpoint calls its first pass and its second in."""
-        return nullcontext(), self.again()
-
-    @contextmanager
-    def again(self) -> Iterator[None]:
-        """A part's second pass; it leaves the state as it is."""
-        now = [buffer.clone() for buffer in self.moving]
-        _set(self.moving, self.before)
-        try:
-            yield
-        finally:
-            _set(self.moving, now)
+        return nullcontext(), _Again(self)
 
     def move_once(self) -> None:
         """Give the buffers the state behind the whole batch."""
@@ -105,6 +95,21 @@ class StateOfParts:
 def _is_spectral(module: nn.Module) -> bool:
     """Whether torch's older spectral norm, which is a hook, keeps its vectors in the module."""
     return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+
+
+class _Again(AbstractContextManager[None]):
+    """A part's second pass, which leaves the state as it is; a backward pass that comes again enters it again."""
+
+    def __init__(self, state: StateOfParts) -> None:
+        self.state = state
+        self.now: list[Tensor] = []
+
+    def __enter__(self) -> None:
+        self.now = [buffer.clone() for buffer in self.state.moving]
+        _set(self.state.moving, self.state.before)
+
+    def __exit__(self, *error: object) -> None:
+        _set(self.state.moving, self.now)
 
 
 @torch.no_grad()

@@ -31,14 +31,23 @@ def unit_rows(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]
 
 
 def _scaled(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors over their largest entry, their length then, and that entry; infinity where a vector is empty."""
+    """Vectors over their largest entry, their length then, and that entry; infinity where a vector is empty.
+
+    A vector of ordinary length is divided by 1: it comes to the same, to the bit, whatever vectors are beside it.
+    """
     # Divided by its largest entry first, the square of no vector is too large or too small for its dtype.
     largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
     # Over infinity, an empty vector is 0, and so is its gradient.
     largest = largest.masked_fill(largest == 0, torch.inf)
+    if vectors.dtype.itemsize >= 4:
+        largest = largest.masked_fill(_ordinary(torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True)), 1.0)
     scaled = vectors / largest
-    # It is at least 1, but of an empty vector.
-    return scaled, torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp(min=1.0), largest
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled, length.masked_fill(length == 0, 1.0), largest
+
+
+def _ordinary(length: Tensor) -> Tensor:
+    return torch.maximum(length, length.reciprocal()) < _MOST_ORDINARY
 
 
 class _UnitRows(torch.autograd.Function):
@@ -47,7 +56,7 @@ class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-        if known_everywhere(torch.maximum(length, length.reciprocal()) < _MOST_ORDINARY):
+        if known_everywhere(_ordinary(length)):
             ctx.save_for_backward(vectors, length)
             return vectors / length
         scaled, length, largest = _scaled(vectors)
@@ -65,7 +74,7 @@ class _UnitRows(torch.autograd.Function):
         along = torch.linalg.vecdot(unit, upstream[0]).unsqueeze(-1)
         if torch.is_grad_enabled():
             return (upstream[0] - unit * along) / length
-        return torch.addcmul(upstream[0], unit, along, value=-1, out=unit).div_(length)
+        return torch.addcmul(upstream[0], unit, along, value=-1).div_(length)
 
 
 def squared_distances(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:

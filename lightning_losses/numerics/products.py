@@ -86,20 +86,13 @@ def cpu_bfloat16() -> bool:
     return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-@cache
 def onednn_float32() -> bool:
     """Whether oneDNN beats the BLAS behind `torch.mm` in float32.
 
     MKL keeps its AVX-512 kernels to Intel's CPUs; elsewhere oneDNN, which torch carries too, is about twice as fast
     at the same accuracy.
     """
-    return (
-        torch._C._has_mkldnn
-        and torch._C.has_mkl
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        and cpu_vendor() == "AuthenticAMD"
-    )
+    return _ONEDNN_FLOAT32
 
 
 @cache
@@ -154,3 +147,13 @@ def spans(length: int, width: int) -> Iterator[slice]:
     """Slices of `width` that cover `length`; one empty slice for a length of 0."""
     for start in range(0, max(length, 1), width):
         yield slice(start, min(start + width, length))
+
+
+# Looked up beforehand: a compiler can't trace what asks for the processor.
+_ONEDNN_FLOAT32 = (
+    torch._C._has_mkldnn
+    and torch._C.has_mkl
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    and cpu_vendor() == "AuthenticAMD"
+)

@@ -76,10 +76,15 @@ class ClassBalancedSampler(BatchPlanSampler):
         planned = torch.empty((*classes.shape, self.samples_per_class), dtype=torch.int64)
         for number, members in enumerate(self.members):
             wanted = int((classes == number).sum()) * self.samples_per_class
-            rounds = range(-(-wanted // len(members)))
-            order = [members[torch.randperm(len(members), generator=random)] for _ in rounds]
-            if order:
-                planned[classes == number] = torch.cat(order)[:wanted].view(-1, self.samples_per_class)
+            order = members[:0]
+            while len(order) < wanted:
+                shuffled = members[torch.randperm(len(members), generator=random)]
+                # Where a batch goes on into another order, the samples that it has already come later.
+                begun = len(order) % self.samples_per_class
+                had = torch.isin(shuffled, order[len(order) - begun :])
+                first = shuffled[~had][: self.samples_per_class - begun]
+                order = torch.cat([order, first, shuffled[~torch.isin(shuffled, first)]])
+            planned[classes == number] = order[:wanted].view(-1, self.samples_per_class)
         return planned.flatten(1)
 
     def __len__(self) -> int:

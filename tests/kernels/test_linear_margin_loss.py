@@ -48,6 +48,15 @@ def test_value_and_gradients_are_those_of_the_cosines(name, impl, sub_centers):
     torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-6)
 
 
+def test_second_derivatives_are_refused():
+    head, embeddings, target = batch()
+    value = linear_margin_loss(NormalizedSoftmax(0.5), embeddings, head.weight, target)
+    with pytest.raises(
+        RuntimeError, match=r"^linear_margin_loss: create_graph=True came, and it has first derivatives"
+    ):
+        torch.autograd.grad(value, head.weight, create_graph=True)
+
+
 @pytest.mark.one_graph
 def test_it_compiles_to_one_graph():
     torch._dynamo.reset()

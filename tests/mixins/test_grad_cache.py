@@ -42,6 +42,14 @@ def test_the_second_pass_has_the_random_numbers_of_the_first():
     assert not torch.equal(first[0], first[1])
 
 
+def test_a_backward_pass_may_come_again():
+    encoder, inputs = Encoder(norm=True), torch.randn(6, 5, dtype=torch.float64)
+    encoder.micro_batch = 3
+    value = encoder.embedded(encoder.network, inputs).square().sum()
+    once, again = (torch.autograd.grad(value, list(encoder.parameters()), retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(again, once)
+
+
 def test_running_statistics_move_once():
     encoder, inputs = Encoder(norm=True), torch.randn(2, 6, 5, dtype=torch.float64)
     before, through = copy.deepcopy(encoder), copy.deepcopy(encoder)

@@ -14,6 +14,8 @@ def test_rows_of_any_size_have_length_1_and_finite_gradients():
 def test_directions_have_first_and_second_derivatives():
     vectors = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(unit_rows, vectors) and torch.autograd.gradgradcheck(unit_rows, vectors)
+    one, several = (torch.autograd.functional.jacobian(unit_rows, vectors, vectorize=way) for way in (False, True))
+    torch.testing.assert_close(several, one)
 
 
 def test_distances_are_those_of_the_differences():
@@ -22,13 +24,15 @@ def test_distances_are_those_of_the_differences():
 
 
 def test_beside_a_row_of_any_size_the_others_are_as_without_it():
-    rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(30, 100, generator=torch.Generator().manual_seed(0))
     outcomes = []
-    for vectors in (rows, torch.cat([rows, torch.full((1, 4), 1e30)])):
-        vectors.requires_grad_()
+    # To the bit, so that copies tie whatever is beside them.
+    for beside in (torch.zeros(0, 100), torch.zeros(1, 100), torch.full((1, 100), 1e30)):
+        vectors = torch.cat([rows, beside]).requires_grad_()
         unit = unit_rows(vectors)
-        outcomes.append((unit[:3], torch.autograd.grad(unit[:, 0].sum(), vectors)[0][:3]))
-    torch.testing.assert_close(*outcomes)
+        outcomes.append((unit[:30], torch.autograd.grad(unit[:, 0].sum(), vectors)[0][:30]))
+    for others in outcomes[1:]:
+        torch.testing.assert_close(others, outcomes[0], rtol=0, atol=0)
 
 
 def test_equal_vectors_have_distance_0_and_no_gradient():

@@ -88,6 +88,13 @@ def test_classes_come_equally_often_whatever_their_sizes():
     assert all(abs(count - 2000) < 3 * 5 * (600 * 2 / 9) ** 0.5 for count in counts.values()), counts
 
 
+def test_no_sample_is_twice_in_a_batch_that_its_class_can_fill():
+    sampler = ClassBalancedSampler([0] * 5 + [1] * 5 + [2] * 7, 6, 3)
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        assert all(len(set(batch.tolist())) == 6 for batch in batches(sampler, 6))
+
+
 def test_a_class_is_used_up_before_it_repeats():
     sampler = ClassBalancedSampler([0] * 6 + [1] * 6, 4, 2)
     for batch_of_class in (0, 1):

@@ -34,5 +34,6 @@ def unit_views(
                 f"{loss}: a queue of shape {list(queue.shape)} came with embeddings of shape {list(a.shape)}; give "
                 "[Q, D] of the same D."
             )
-        negatives = unit_rows(full_precision(queue.detach())).to(a.dtype)
+        if len(queue):
+            negatives = unit_rows(full_precision(queue.detach())).to(a.dtype)
     return unit_rows(a), unit_rows(b), negatives

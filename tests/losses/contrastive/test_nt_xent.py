@@ -29,6 +29,7 @@ def test_a_queue_adds_negatives():
     value = NTXent(0.3)(a, b, queue)
     torch.testing.assert_close(value, F.cross_entropy(scores, partner))
     assert not value.requires_grad
+    torch.testing.assert_close(NTXent(0.3)(a, b, queue[:0]), NTXent(0.3)(a, b))
 
 
 def test_swapped_views_and_lengths_change_nothing():
