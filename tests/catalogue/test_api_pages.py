@@ -61,9 +61,8 @@ def test_a_loss_is_tried_by_an_experiment_that_offers_its_inputs_or_in_a_module_
             assert said == f"in a module of your own: {refused[0]}"
         elif said.startswith("`"):
             # The experiment of the comment that the file of the objective begins with.
-            assert re.match(r"`lightning-losses train experiment=\w+", said)
-            # One whose experiment has objectives of its own is not named.
-            (name,) = re.findall(r" objective=(\w+)", said) or entry.configs
+            assert re.match(r"`lightning-losses train experiment=\w+ objective=\w+", said)
+            (name,) = re.findall(r" objective=(\w+)", said)
             comment = (DOCS.parent / "conf" / "objective" / f"{name}.yaml").read_text().partition("\n")[0]
             assert re.findall(r"experiment=\w+", comment) == re.findall(r"experiment=\w+", said)
             assert set(compared.needs.get(name, "").split()) - {"callbacks=none"} <= set(said.strip("`").split())
@@ -78,7 +77,7 @@ def test_a_loss_is_tried_by_an_experiment_that_offers_its_inputs_or_in_a_module_
                "objective.terms.kd.loss.temperature=32`"),
         ("adafocal", "`lightning-losses train experiment=classify objective=adafocal callbacks=adafocal`"),
         ("cosface", "`lightning-losses train experiment=classify objective=cosface model=margin_head`"),
-        ("sae_auxk", "`lightning-losses train experiment=sparse_autoencoder`"),
+        ("sae_auxk", "`lightning-losses train experiment=sparse_autoencoder objective=sae_auxk`"),
         ("pamc", "in a module of your own: it takes embeddings of nodes, their clusters and adjacency, which a module "
                  "of yours offers"),
     ],
