@@ -151,11 +151,8 @@ def _trained(name: str) -> tuple[str, str]:
     command, *notes = [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
     note = " ".join(notes)
     refused = _compared().refused.get(name, "").strip()
-    # Three have no experiment either, and only their notes say so.
-    lacking = re.search(r"It (needs .*(?:no experiment has|\.md has).*)\.$", note)
-    if lacking or (refused and "its experiment is" not in refused):
-        why = refused or f"it {lacking[1]}"
-        return "", re.sub(r"docs/(\w+)\.md", r"[\1](../../\1.md)", why)
+    if refused and "its experiment is" not in refused:
+        return "", refused
     # A comparison goes without callbacks that only measure.
     words = [word for word in _compared().needs.get(name, "").split() if word != "callbacks=none"]
     words += re.findall(r"(?:Add|makes them:) (\w+=\w+)", note)

@@ -466,7 +466,8 @@ NEEDS = (
                 "uskd",
                 "makes soft labels from the network's own predictions",
                 "lightning-losses train experiment=self_distill objective=uskd data=mnist1d model=conv1d "
-                "model.width=16 data.train_rows=1000 optimizer.lr=0.09 trainer.max_epochs=188",
+                "model.width=16 data.train_rows=1000 optimizer.lr=0.09 optimizer.weight_decay=0.01 "
+                "trainer.max_epochs=188",
                 "+2.19 ± 1.22 points of accuracy over labels alone (MNIST-1D); ECE 5.79 ± 0.51 %, not 13.19 ± 0.82 %",
                 "results/bed_a_further.md",
             ),

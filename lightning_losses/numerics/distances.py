@@ -24,13 +24,18 @@ def unit_rows(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]
     """
     # The length of a long vector in float16 is infinite.
     if in_transform() or torch.compiler.is_compiling() or vectors.dtype.itemsize < 4:
-        scaled, length, _ = _scaled(vectors)
+        scaled, length, _ = _scaled(vectors, _lengths(vectors.detach()))
         return scaled / length
     unit: Tensor = _UnitRows.apply(vectors)
     return unit
 
 
-def _scaled(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _lengths(vectors: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return lengths
+
+
+def _scaled(vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors over their largest entry, their length then, and that entry; infinity where a vector is empty.
 
     A vector of ordinary length is divided by 1: it comes to the same, to the bit, whatever vectors are beside it.
@@ -40,9 +45,9 @@ def _scaled(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Over infinity, an empty vector is 0, and so is its gradient.
     largest = largest.masked_fill(largest == 0, torch.inf)
     if vectors.dtype.itemsize >= 4:
-        largest = largest.masked_fill(_ordinary(torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True)), 1.0)
+        largest = largest.masked_fill(_ordinary(lengths), 1.0)
     scaled = vectors / largest
-    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    length = _lengths(scaled)
     return scaled, length.masked_fill(length == 0, 1.0), largest
 
 
@@ -55,11 +60,11 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        length = _lengths(vectors)
         if known_everywhere(_ordinary(length)):
             ctx.save_for_backward(vectors, length)
             return vectors / length
-        scaled, length, largest = _scaled(vectors)
+        scaled, length, largest = _scaled(vectors, length)
         ctx.save_for_backward(vectors, length * largest)
         return scaled.div_(length)
 
@@ -68,7 +73,7 @@ class _UnitRows(torch.autograd.Function):
         vectors, length = ctx.saved_tensors
         if torch.is_grad_enabled():
             # For second derivatives the length depends on the vectors.
-            _, of_scaled, largest = _scaled(vectors)
+            _, of_scaled, largest = _scaled(vectors, _lengths(vectors.detach()))
             length = of_scaled * largest
         unit = vectors / length
         along = torch.linalg.vecdot(unit, upstream[0]).unsqueeze(-1)

@@ -306,15 +306,10 @@ class Comparison:
             )
             for column in self.columns
         ]
-        if len(self.seeds) >= FEWEST_SEEDS and self.ranks is None:
-            metric = self.claimed
-            rows = [
-                [run, *(" / ".join((self._deviation(setting, run, metric), self._power(setting, run, metric)))
-                        for setting in self.settings)]
-                for run in self.runs
-                if run != self.baseline
-            ]  # fmt: skip
+        metric, others = self.ranked, [run for run in self.runs if run != self.baseline]
+        if others and len(self.seeds) >= FEWEST_SEEDS and self.ranks is None and metric not in COSTS:
             title = f"{shown(metric).name}: SD of the difference from {self.baseline} / 80% power from"
+            rows = [[run, *(self._seen(setting, run, metric) for setting in self.settings)] for run in others]
             tables.append(Table(["", *self.settings], rows, title))
         return [*tables, *self._tuned_to()]
 
@@ -533,6 +528,10 @@ class Comparison:
         if run == self.baseline or not testable(differences):
             return ""
         return f"{unit.factor * statistics.stdev(differences):.{unit.digits}f}"
+
+    def _seen(self, setting: str, run: str, metric: str) -> str:
+        """The deviation of a difference, and the smallest that would probably show; empty where nothing is tested."""
+        return " / ".join(filter(None, (self._deviation(setting, run, metric), self._power(setting, run, metric))))
 
     def _power(self, setting: str, run: str, metric: str) -> str:
         """The smallest difference that this number of seeds would probably show; a dash if there is none."""
