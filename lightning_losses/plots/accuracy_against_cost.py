@@ -30,7 +30,7 @@ def accuracy_against_cost(
 
     Labels name the runs that are worth their cost (with few runs, all of them), the reference, and the most and the
     least accurate run. A line joins the runs worth their cost, if there are several. A point far from the others is
-    drawn at the panel's edge, with its values in the label.
+    drawn at the panel's edge, with its values in the label. Points of one cost are drawn side by side.
 
     Args:
         panels: by the panel's title ("" for none) and the run's label: its cost, accuracy, and the ends of the
@@ -64,6 +64,7 @@ def accuracy_against_cost(
                 run for run in points if len(points) <= _ALL_NAMED or run in {*front, *extremes} or run == reference
             ]
             points, labels = _within_the_panel(points)
+            points = _side_by_side(points)
             others = [run for run in points if run not in named]
             axis.errorbar(
                 *_bars([points[run] for run in others]), fmt="o", color="#a6a6a6", markersize=3, elinewidth=0.5
@@ -112,6 +113,24 @@ def _within_the_panel(points: Mapping[str, Point]) -> tuple[dict[str, Point], di
         placed[run] = (x, y, math.nan, math.nan) if moved else (cost, accuracy, low, high)
         labels[run] = f"{run} ({cost:.3g}, {accuracy:.3g}, off the panel)" if moved else run
     return placed, labels
+
+
+def _side_by_side(points: Mapping[str, Point]) -> dict[str, Point]:
+    """The points, with those of one cost moved apart, since one would hide the other."""
+    if not points:
+        return {}
+    costs = [cost for cost, *_ in points.values()]
+    whole = max(costs) - min(costs)
+    groups: list[list[str]] = []
+    for run in sorted(points, key=lambda run: points[run][0]):
+        if groups and points[run][0] - points[groups[-1][0]][0] <= 0.005 * whole:
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    moved = {
+        run: 0.03 * whole * (place - (len(group) - 1) / 2) for group in groups for place, run in enumerate(group)
+    }
+    return {run: (cost + moved[run], *others) for run, (cost, *others) in points.items()}  # type: ignore[misc]
 
 
 def best_for_their_cost(points: Mapping[str, Point]) -> list[str]:

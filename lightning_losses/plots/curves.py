@@ -40,7 +40,8 @@ def loss_curves(histories: Mapping[str, History]) -> Figure:
 def validation_curves(histories: Mapping[str, History]) -> Figure:
     """Accuracy and cross-entropy on the validation split, one line per network.
 
-    The accuracy axis begins at the slowest network's value after a fifth of the epochs.
+    Where the networks end close together, the accuracy axis begins at the slowest one's value after a fifth of the
+    epochs.
 
     Args:
         histories: by the network's label, the values after each epoch of ``val/accuracy`` and ``val/loss``, from the
@@ -48,16 +49,19 @@ def validation_curves(histories: Mapping[str, History]) -> Figure:
     """
     with paper_style():
         figure, (accuracy, loss) = new_figure(columns=2, width=3.1, height=2.5)
-        early = [100.0]
+        early, first, last = [100.0], [100.0], [100.0]
         for order, (label, history) in enumerate(histories.items()):
             epochs = max(map(len, history.values()), default=0)
             percent = [100 * value for value in history.get("val/accuracy", ())]
             _draw(accuracy, percent, label, order, epochs)
             _draw(loss, history.get("val/loss", ()), label, order, epochs)
             early += percent[len(percent) // 5 :][:1]
+            first += percent[:1]
+            last += percent[-1:]
         accuracy.set_ylabel("validation accuracy (%)")
-        # The first epochs would fill most of the axis, while the differences are at its end.
-        accuracy.set_ylim(bottom=max(min(early) - 2, 0), top=100)
+        # The first epochs would fill most of the axis where the differences at the end are small beside them.
+        apart = 100 - min(last) > 0.25 * (100 - min(first))
+        accuracy.set_ylim(bottom=max(min(first if apart else early) - 2, 0), top=100)
         accuracy.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         loss.set_ylabel("validation cross-entropy (nats)")
         _logarithmic([loss])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -21,7 +22,8 @@ def forgetting_curves(
         curves: by the objective's label, ``val/forget_nll`` and ``val/retain_nll`` after each epoch.
         before: the same two numbers of the model before, where every line begins.
         without: those of a model that never saw the text to forget, as a dashed line.
-        most: what the axes end at; None: at the largest number.
+        most: what the axes end at, with the last value of a line that leaves them written there; None: at the largest
+            number.
 
     Returns:
         A figure outside pyplot's registry.
@@ -48,7 +50,26 @@ def forgetting_curves(
         axes[0].set_ylabel("cross-entropy (nats per byte)")
         if most is not None and axes[0].get_ylim()[1] > most:
             axes[0].set_ylim(top=most)
+            for axis in axes:
+                _write_what_leaves(axis, most)
         # Where it hides no line.
         handles, labels = axes[1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4))
     return figure
+
+
+def _write_what_leaves(axis: Axes, most: float) -> None:
+    """In the upper right corner, from the highest line down."""
+    leaving = [line for line in axis.lines if line.get_ydata()[-1] > most]
+    for place, line in enumerate(sorted(leaving, key=lambda line: -line.get_ydata()[-1])):
+        axis.annotate(
+            f"{line.get_label()} ends at {line.get_ydata()[-1]:.3g} \N{UPWARDS ARROW}",
+            (0.99, 0.97 - 0.1 * place),
+            xycoords="axes fraction",
+            ha="right",
+            va="top",
+            fontsize=7,
+            color=line.get_color(),
+            # The lines of others may cross it.
+            bbox={"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 0.5},
+        )

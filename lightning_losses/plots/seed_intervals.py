@@ -1,6 +1,7 @@
 """Means over seeds with their intervals, one row per run, in several stages, such as before and after calibration."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
@@ -91,7 +92,9 @@ def seed_intervals(
                     axis.axvline(mean, color=COLORS[order], linestyle=(0, (4, 3)), linewidth=0.7, alpha=0.7, zorder=0)
             # Wrapped, so that it fits beside the runs' names, and neighbours don't overlap.
             if label is None:
-                axis.set_xlabel(fill(name, 16 if width > 2 else 14))
+                # A unit does not stand alone in a line.
+                unbroken = re.sub(r" (\S{1,3})$", "\N{NO-BREAK SPACE}\\1", name)
+                axis.set_xlabel(fill(unbroken, 16 if width > 2 else 14))
             else:
                 axis.set_title(name if width > 2 else fill(name, 14), fontsize=9 if width > 2 else 7)
                 axis.set_xlabel(label)
