@@ -14,6 +14,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+EXTRAS ?= dev,multi_label
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
@@ -31,11 +32,11 @@ test: $(INSTALLED)
 test-cuda: $(INSTALLED)
 	$(BIN)/python -m pytest -n 0 -m cuda $(ARGS)
 
-# Versions of that age warn of each other.
+# Versions of that age warn of each other. river, of multi_label, asks for a newer NumPy than the library does.
 test-lowest:
 	mkdir -p build
 	$(PYTHON) -m tests.lowest > build/lowest.txt
-	PIP_CONSTRAINT=$(abspath build/lowest.txt) $(MAKE) test VENV=$(VENV)-lowest \
+	PIP_CONSTRAINT=$(abspath build/lowest.txt) $(MAKE) test VENV=$(VENV)-lowest EXTRAS=dev \
 	  ARGS="-W default::DeprecationWarning -W default::FutureWarning $(ARGS)"
 
 check: $(INSTALLED)
@@ -66,7 +67,7 @@ $(INSTALLED): pyproject.toml setup.py
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or later is needed; say which by PYTHON=...'"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --editable ".[dev]"
+	$(BIN)/python -m pip install --editable ".[$(EXTRAS)]"
 	touch $@
 
 clean:

@@ -21,9 +21,9 @@ def product(
         >>> product(torch.eye(2), torch.ones(3, 2)).shape
         torch.Size([2, 3])
     """
-    if a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32() and a.numel() and b.numel():
-        by_onednn: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-        return by_onednn
+    if by_onednn_float32(a) and a.numel() and b.numel():
+        new: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        return new
     return torch.mm(a, b.t()) if out is None else torch.mm(a, b.t(), out=out)
 
 
@@ -31,7 +31,7 @@ def accumulate(
     total: Float[Tensor, "rows columns"], a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"], first: bool
 ) -> None:
     """``total += a @ b.T`` in place; with `first` the old content of `total` is overwritten."""
-    by_blas = total.dtype == a.dtype and not (a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32())
+    by_blas = total.dtype == a.dtype and not by_onednn_float32(a)
     if total.dtype == torch.float32 != a.dtype and raises_products(a.device):
         # A product of halves gathers in float32 anyway: it adds to a float32 total without a copy of its own.
         if first:
@@ -93,6 +93,11 @@ def onednn_float32() -> bool:
     at the same accuracy.
     """
     return _ONEDNN_FLOAT32
+
+
+def by_onednn_float32(tensor: Tensor) -> bool:
+    """Whether `product` of such a tensor is oneDNN's, which writes nowhere but into a tensor of its own."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and onednn_float32()
 
 
 @cache

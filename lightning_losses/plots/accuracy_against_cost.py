@@ -127,9 +127,7 @@ def _side_by_side(points: Mapping[str, Point]) -> dict[str, Point]:
             groups[-1].append(run)
         else:
             groups.append([run])
-    moved = {
-        run: 0.03 * whole * (place - (len(group) - 1) / 2) for group in groups for place, run in enumerate(group)
-    }
+    moved = {run: 0.03 * whole * (place - (len(group) - 1) / 2) for group in groups for place, run in enumerate(group)}
     return {run: (cost + moved[run], *others) for run, (cost, *others) in points.items()}  # type: ignore[misc]
 
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_losses.plots.style import draw_line, new_figure, paper_style
+from lightning_losses.plots.style import COLORS, draw_line, new_figure, paper_style
 
 
 def forgetting_curves(
@@ -34,11 +34,10 @@ def forgetting_curves(
         >>> figure.axes[0].get_xlabel()
         'epoch of unlearning'
     """
+    titles = {"val/forget_nll": "text to forget", "val/retain_nll": "other text"}
     with paper_style():
         figure, axes = new_figure(columns=2, width=3.1, height=2.5, share_y=True)
-        for axis, (name, title) in zip(
-            axes, {"val/forget_nll": "text to forget", "val/retain_nll": "other text"}.items(), strict=True
-        ):
+        for axis, (name, title) in zip(axes, titles.items(), strict=True):
             for order, (label, history) in enumerate(curves.items()):
                 values = [before[name], *history[name]]
                 draw_line(axis, range(len(values)), values, label, order)
@@ -50,26 +49,26 @@ def forgetting_curves(
         axes[0].set_ylabel("cross-entropy (nats per byte)")
         if most is not None and axes[0].get_ylim()[1] > most:
             axes[0].set_ylim(top=most)
-            for axis in axes:
-                _write_what_leaves(axis, most)
+            for axis, name in zip(axes, titles, strict=True):
+                _write_what_leaves(axis, {label: history[name][-1] for label, history in curves.items()}, most)
         # Where it hides no line.
         handles, labels = axes[1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4))
     return figure
 
 
-def _write_what_leaves(axis: Axes, most: float) -> None:
-    """In the upper right corner, from the highest line down."""
-    leaving = [line for line in axis.lines if line.get_ydata()[-1] > most]
-    for place, line in enumerate(sorted(leaving, key=lambda line: -line.get_ydata()[-1])):
+def _write_what_leaves(axis: Axes, lines: Mapping[str, float], most: float) -> None:
+    """The last value of each line that is above the axis, in the upper right corner, from the highest down."""
+    leaving = [label for label in lines if lines[label] > most]
+    for place, label in enumerate(sorted(leaving, key=lambda label: -lines[label])):
         axis.annotate(
-            f"{line.get_label()} ends at {line.get_ydata()[-1]:.3g} \N{UPWARDS ARROW}",
+            f"{label} ends at {lines[label]:.3g} \N{UPWARDS ARROW}",
             (0.99, 0.97 - 0.1 * place),
             xycoords="axes fraction",
             ha="right",
             va="top",
             fontsize=7,
-            color=line.get_color(),
+            color=COLORS[list(lines).index(label) % len(COLORS)],
             # The lines of others may cross it.
             bbox={"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 0.5},
         )

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.probabilities import softplus
-from lightning_losses.numerics.products import accumulate, product
+from lightning_losses.numerics.products import accumulate, by_onednn_float32, product
 from lightning_losses.parallel.processes import total_of_all
 from lightning_losses.similarities.powers import block_softmax, softmaxes
 from lightning_losses.similarities.tiles import LOG_2, Pairs, block_spans, column_spans, share_of, tiles_of
@@ -34,7 +34,9 @@ def one_direction(
     near = len(parts)
     if negatives is not None:
         parts += [(negatives, j) for j in column_spans(len(negatives), rows.device)]
-    memory = rows.new_empty(sum(j.stop - j.start for _, j in parts) * blocks[0].stop)
+    # The block's tiles, one after the other.
+    size = sum(j.stop - j.start for _, j in parts) * blocks[0].stop
+    memory = None if by_onednn_float32(rows) else rows.new_empty(size)
     # Where nothing is shared, every entry is written.
     room = torch.empty_like if share.processes == 1 else torch.zeros_like
     by_rows = room(rows) if wanted[0] or wanted[2] else None
@@ -47,7 +49,8 @@ def one_direction(
         scaled, start = rows[i] * (scale / LOG_2), 0
         for number, (others, j) in enumerate(parts):
             shape = i.stop - i.start, j.stop - j.start
-            tile = product(scaled, others[j], out=memory[start : start + shape[0] * shape[1]].view(shape))
+            out = None if memory is None else memory[start : start + shape[0] * shape[1]].view(shape)
+            tile = product(scaled, others[j], out=out)
             start += tile.numel()
             if number < near:
                 if j.start <= i.start < j.stop:
@@ -88,6 +91,8 @@ def one_direction(
             weighted = (a * scaled).t()
             for tile, (_, j) in zip(tiles[:near], parts, strict=False):
                 accumulate(by_columns[j], tile.t(), weighted, first=i is mine[0])
+        # Else they would stand beside the next block's.
+        del tiles
     if share.processes > 1:
         value = total_of_all(value, share.group)
     # The gradients of all processes will be averaged.
