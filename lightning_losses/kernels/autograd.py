@@ -142,6 +142,6 @@ def refuse_second_order(name: str) -> None:
 def second_order_refusal(name: str) -> str:
     """The error message for a second derivative of an implementation that has only first ones."""
     return (
-        f"linear_cross_entropy: create_graph=True came through impl='{name}', which has first "
-        "derivatives only; use impl='reference' for higher ones."
+        f"create_graph=True came through a fused head's impl='{name}', which has first derivatives only; for higher "
+        "ones compute the loss of the layer's logits, or use impl='reference' where the head has it."
     )
