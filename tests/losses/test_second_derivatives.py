@@ -47,7 +47,12 @@ def outcome(function, *leaves):
         return None
     total = sum((slope * direction).sum() for slope, direction in zip(first, along, strict=True))
     # A constant slope has no graph, and no second derivative.
-    found = torch.autograd.grad(total, leaves, materialize_grads=True) if total.requires_grad else None
+    try:
+        found = torch.autograd.grad(total, leaves, materialize_grads=True) if total.requires_grad else None
+    except NotImplementedError as error:
+        if "_cdist_backward" not in str(error) or tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13):
+            raise
+        pytest.skip("torch before 2.13 has no second derivative of cdist")
     step = 1e-6
     expected = [(ahead - behind) / (2 * step) for ahead, behind in zip(slopes(step), slopes(-step), strict=True)]
     return [torch.zeros_like(leaf) for leaf in leaves] if found is None else found, expected

@@ -79,8 +79,17 @@ def prototype_violations(
         >>> prototype_violations(torch.tensor([[1.0]]), torch.tensor([[0.0], [3.0]]), own, ~own, 2.0)
         (tensor([1.0000]), tensor([True]))
     """
-    far = (squared_distances(queries, prototypes) + 1e-6).sqrt()
     counted = own.any(dim=-1) & others.any(dim=-1)
-    nearest = far.detach().masked_fill(~others, torch.inf).min(dim=-1, keepdim=True).indices
-    to_own = (far * own).sum(dim=-1)
-    return torch.relu(to_own - far.gather(-1, nearest).squeeze(-1) + margin) * counted, counted
+    with torch.no_grad():
+        # Which is nearest does not depend on a shift, but the product's rounding does.
+        middle = prototypes.mean(dim=0)
+        squared = squared_distances(queries - middle, prototypes - middle)
+    of_own = own.to(torch.uint8).argmax(dim=-1)
+    nearest = squared.masked_fill(~others, torch.inf).argmin(dim=-1)
+    # Of the chosen alone, by differences, which lose nothing between vectors that are close.
+    to_own, to_nearest = (_distances(queries, prototypes[chosen]) for chosen in (of_own, nearest))
+    return torch.relu(to_own - to_nearest + margin) * counted, counted
+
+
+def _distances(a: Float[Tensor, "rows dim"], b: Float[Tensor, "rows dim"]) -> Float[Tensor, " rows"]:
+    return ((a - b).square().sum(dim=-1) + 1e-6).sqrt()

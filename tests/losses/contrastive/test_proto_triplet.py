@@ -23,3 +23,13 @@ def test_it_is_the_mean_over_queries(shots):
 @pytest.mark.parametrize("target", [[0, 0, 0], [0, 1, 2]], ids=["one class", "no query"])
 def test_without_anything_to_compare_it_is_0(target):
     assert ProtoTriplet()(classed(samples=3)[0], torch.tensor(target)) == 0
+
+
+def test_a_common_offset_costs_no_digits():
+    embeddings, target = torch.randn(30, 8) + 100, torch.arange(30) % 5
+    torch.testing.assert_close(
+        ProtoTriplet(shots=2)(embeddings, target).double(),
+        ProtoTriplet(shots=2)(embeddings.double(), target),
+        rtol=1e-5,
+        atol=0.0,
+    )
