@@ -56,6 +56,8 @@ def one_direction(
                 if j.start <= i.start < j.stop:
                     own[i] = tile.diagonal(i.start - j.start)
                 pairs.leave_out(tile, i, j)
+            elif pairs.row_kept is not None:
+                tile.masked_fill_(~pairs.row_kept[i].unsqueeze(1), -torch.inf)
             yield tile
 
     def among_hardest(i: slice) -> Iterator[Tensor]:

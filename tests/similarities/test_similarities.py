@@ -267,3 +267,13 @@ def test_compiled_in_one_graph(name):
     a, b, *_ = data(columns=11, dtype=torch.float32)
     torch._dynamo.reset()
     equal(torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")(a, b), LOSSES[name](a, b), a, b)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_row_that_is_not_kept_meets_no_further_negatives(both):
+    rows = torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    kept, negatives = torch.tensor([True, False]), torch.tensor([[1.0, 0.0]])
+    # Its score with the negative would overflow.
+    value = partner_cross_entropy(rows, rows.detach(), scale=100.0, kept=kept, negatives=negatives, both=both)
+    assert value < 1e-30
+    assert torch.equal(torch.autograd.grad(value, rows)[0], torch.zeros(2, 2))
