@@ -285,7 +285,8 @@ def test_a_configuration_passes_ten_files_on_its_way_to_a_training(tmp_path, cac
     # A class's body and a module's are no functions.
     files = {Path(code.co_filename) for code in entered if code.co_flags & inspect.CO_OPTIMIZED}
     passed = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
-    text = (ROOT / "docs" / "design.md").read_text().partition("## The way of a configuration")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "design.md").read_text()
+    text = page.partition("## What happens to a configuration")[2].partition("\n## ")[0]
     listed = re.findall(r"^\d+\. \[[^]]+\]\(\.\./([^)]+)\)", text, re.MULTILINE)
     own = {file for file in passed if file.startswith(("recipes/", "lightning_losses/experiments/"))}
     # This one has no teacher to keep.
