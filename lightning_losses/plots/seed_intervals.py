@@ -138,6 +138,8 @@ def unclip(marks: ErrorbarContainer) -> None:
     """Draw marks and bars whole, also where they are at an axis' end."""
     for artist in marks.get_children():
         artist.set_clip_on(False)
+        # What is not clipped would otherwise move the panels, also where it has no point.
+        artist.set_in_layout(False)
 
 
 def bars(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:

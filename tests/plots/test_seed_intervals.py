@@ -64,6 +64,8 @@ def test_a_point_at_nothing_is_drawn_whole():
     assert artists and not any(artist.get_clip_on() for artist in artists)
     # Nor is the axis' line over it.
     assert all(artist.get_zorder() > axis.spines["left"].get_zorder() for artist in artists)
+    # A stage without a point takes no space.
+    assert not any(artist.get_in_layout() for artist in artists)
     # The whole point is within the picture.
     figure.draw_without_rendering()
     marker = axis.containers[0].lines[0].get_window_extent()
