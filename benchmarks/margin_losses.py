@@ -78,6 +78,8 @@ def print_memory(name: str, rows: int, width: int, classes: int) -> None:
 
 def plot(path: Path, results: dict[int, dict[str, dict[str, float | None]]], rows: int, width: int) -> None:
     """Time and memory against the number of classes."""
+    from matplotlib.ticker import LogFormatter
+
     from lightning_losses.plots.style import new_figure, paper_style, save_figure
 
     with paper_style():
@@ -89,6 +91,9 @@ def plot(path: Path, results: dict[int, dict[str, dict[str, float | None]]], row
                 axis.plot(list(results), values, marker="o", markersize=4, label=name)
             axis.set_xscale("log", base=2)
             axis.set(yscale="log", xlabel=f"classes, B = {rows}, D = {width}, float32", ylabel=label)
+            # Plain numbers, since an axis may have a single power of ten.
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
     save_figure(figure, path)
 
