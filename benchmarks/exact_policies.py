@@ -35,6 +35,9 @@ CYCLE = torch.tensor([[0.5, 0.1, 0.9], [0.9, 0.5, 0.1], [0.1, 0.9, 0.5]], dtype=
 SKEWED = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
 F_DPO = ("reverse_kl", "forward_kl", "js", "alpha")
 F_DPG = ("forward_kl", "reverse_kl", "js", "total_variation", "chi_square", "reverse_chi_square")
+# In the picture.
+_NAMES = {"reverse_kl": "reverse KL", "forward_kl": "forward KL", "js": "Jensen-Shannon", "alpha": "alpha"}
+_MARKERS = ("o", "D", "s", "^")
 
 
 class Row(NamedTuple):
@@ -244,28 +247,32 @@ def f_dpg(divergence: str, beta: float = 0.5, steps: int = 3000) -> tuple[float,
 
 def plot(path: Path, played: Game, beta: float = 0.5) -> None:
     """The optimum of each divergence beside what f-DPO reached, and the game's distances."""
-    import matplotlib.pyplot as plt
+    from lightning_losses.plots.style import draw_line, new_figure, paper_style, save_figure
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     order = REWARDS.argsort(descending=True)
-    places = torch.arange(len(order), dtype=torch.float64)
-    axes[0].bar(places, REFERENCE[order], 0.9, color="0.85", label="reference")
-    for number, name in enumerate(F_DPO):
-        at = places + 0.18 * (number - 1.5)
-        aim = optimum_of(name, REFERENCE, REWARDS, beta)[order]
-        reached = trained(FDPO(beta, divergence=name, reduction="none"), bradley_terry(REWARDS), REFERENCE)[order]
-        (line,) = axes[0].plot(at, reached, "o", label=name.replace("_", " "))
-        axes[0].plot(at, aim, "_", color="black", markersize=12, label="in closed form" if number == 3 else None)
-        line.set_zorder(3)
-    axes[0].set_xticks(places, [f"{float(REWARDS[answer]):g}" for answer in order])
-    axes[0].set(xlabel="an answer's reward", ylabel="probability", title="f-DPO and its optima")
-    axes[0].legend(fontsize="small")
-    for name, distances in played.distances.items():
-        axes[1].plot(distances, label=name)
-    axes[1].set(yscale="log", xlabel="iteration", ylabel="distance from the Nash policy", title="Rock, paper, scissors")
-    axes[1].legend(fontsize="small")
-    axes[1].grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    places = range(len(order))
+    with paper_style():
+        figure, (left, right) = new_figure(columns=2, width=3.5, height=3.4)
+        left.bar(places, REFERENCE[order].tolist(), 0.9, color="0.85", label="reference")
+        for number, name in enumerate(F_DPO):
+            at = [place + 0.18 * (number - 1.5) for place in places]
+            aim = optimum_of(name, REFERENCE, REWARDS, beta)[order]
+            reached = trained(FDPO(beta, divergence=name, reduction="none"), bradley_terry(REWARDS), REFERENCE)[order]
+            # Whole also where a probability of nearly 0 lies on the axis.
+            left.plot(at, reached.tolist(), _MARKERS[number], markersize=4, label=_NAMES[name], zorder=3, clip_on=False)
+            closed = "in closed form" if number == len(F_DPO) - 1 else None
+            left.plot(at, aim.tolist(), "_", color="black", markersize=9, label=closed, clip_on=False)
+        left.set_xticks(places, [f"{float(REWARDS[answer]):g}" for answer in order])
+        left.set(xlabel="an answer's reward", ylabel="probability", title="f-DPO and its optima")
+        left.grid(visible=False, axis="x")
+        for number, (name, distances) in enumerate(played.distances.items()):
+            draw_line(right, range(len(distances)), distances, name, number)
+        right.set(yscale="log", xlabel="iteration", ylabel="distance from the Nash policy")
+        right.set_title("Rock, paper, scissors")
+        for axis, ncols in ((left, 2), (right, 3)):
+            # Below its panel, since inside it would hide points.
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=ncols, columnspacing=1.2)
+    save_figure(figure, path)
 
 
 def main() -> None:

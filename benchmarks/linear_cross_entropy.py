@@ -163,15 +163,15 @@ def case(
 
 def plot(path: Path, rounds: int) -> None:
     """Milliseconds over N and over V, which should be straight lines through the origin."""
-    import matplotlib.pyplot as plt
+    from lightning_losses.plots.style import new_figure, paper_style, save_figure
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     sweeps = [
         ("tokens N (V = 16384)", [(n, 256, 16384) for n in (512, 1024, 2048, 4096)], 0),
         ("vocabulary V (N = 1024)", [(1024, 256, v) for v in (8192, 16384, 32768, 65536)], 2),
     ]
     names = ["plain", "avx512", "chunked", "recompute"]
-    for axis, (label, shapes, place) in zip(axes, sweeps, strict=True):
+    results: list[dict[str, list[float]]] = []
+    for _, shapes, _ in sweeps:
         found: dict[str, list[float]] = {name: [] for name in names}
         for shape in shapes:
             tensors = data(torch.float32, *shape)
@@ -183,11 +183,15 @@ def plot(path: Path, rounds: int) -> None:
             )
             for name, seconds in times.items():
                 found[name].append(1e3 * statistics.median(seconds))
-        for name, milliseconds in found.items():
-            axis.plot([shape[place] for shape in shapes], milliseconds, marker="o", label=name)
-        axis.set(xlabel=label, ylabel="ms of CPU time, float32, D = 256", ylim=(0, None), xlim=(0, None))
-        axis.legend()
-    figure.savefig(path, dpi=120)
+        results.append(found)
+    with paper_style():
+        figure, axes = new_figure(columns=2, width=3.5, height=2.8)
+        for axis, (label, shapes, place), found in zip(axes, sweeps, results, strict=True):
+            for name, milliseconds in found.items():
+                axis.plot([shape[place] for shape in shapes], milliseconds, marker="o", markersize=4, label=name)
+            axis.set(xlabel=label, ylabel="ms of CPU time, float32, D = 256", ylim=(0, None), xlim=(0, None))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    save_figure(figure, path)
 
 
 def main() -> None:

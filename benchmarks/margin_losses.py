@@ -78,17 +78,24 @@ def print_memory(name: str, rows: int, width: int, classes: int) -> None:
 
 def plot(path: Path, results: dict[int, dict[str, dict[str, float | None]]], rows: int, width: int) -> None:
     """Time and memory against the number of classes."""
-    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogFormatter
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axis, what, unit in zip(axes, ("ms", "MB"), ("ms of CPU time", "MB beyond inputs and gradients"), strict=True):
-        for name in next(iter(results.values()))[what]:
-            axis.plot(list(results), [result[what][name] for result in results.values()], marker="o", label=name)
-        axis.set_xscale("log", base=2)
-        axis.set(yscale="log", xlabel=f"classes, B = {rows}, D = {width}, float32", ylabel=unit)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    from lightning_losses.plots.style import new_figure, paper_style, save_figure
+
+    with paper_style():
+        figure, axes = new_figure(columns=2, width=3.5, height=2.8)
+        labels = {"ms": "ms of CPU time", "MB": "MB beyond inputs\nand gradients"}
+        for axis, (what, label) in zip(axes, labels.items(), strict=True):
+            for name in next(iter(results.values()))[what]:
+                values = [result[what][name] for result in results.values()]
+                axis.plot(list(results), values, marker="o", markersize=4, label=name)
+            axis.set_xscale("log", base=2)
+            axis.set(yscale="log", xlabel=f"classes, B = {rows}, D = {width}, float32", ylabel=label)
+            # Plain numbers, since an axis may have a single power of ten.
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -166,24 +166,29 @@ def print_memory(name: str, pairs: int, width: int) -> None:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Time and memory over the number of pairs."""
-    import matplotlib.pyplot as plt
+    from lightning_losses.plots.style import COLORS, new_figure, paper_style, save_figure
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    shown = {"NT-Xent": "C0", "matrix: NT-Xent": "C0", LIGHTLY: "C3", METRIC_LEARNING: "C2"}
-    shown |= {"CLIP": "C1", "matrix: CLIP": "C1", "InfoNCE": "C4", "matrix: InfoNCE": "C4"}
-    for axis, key, label in ((axes[0], "ms", "CPU time of a step, s"), (axes[1], "MB", "memory, MB")):
-        for name, color in shown.items():
-            of = sorted((row for row in rows if row["variant"] == name), key=lambda row: row["pairs"])
-            values = [row[key] / (1e3 if key == "ms" else 1) for row in of]
-            style = "--" if name.startswith("matrix") else "-"
-            axis.plot([row["pairs"] for row in of], values, style, marker="o", color=color, label=name, markersize=4)
-        axis.set(xscale="log", yscale="log", xlabel="pairs in a batch", ylabel=label)
-        sizes = sorted({row["pairs"] for row in rows})
-        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    figure.savefig(path, dpi=150)
+    present = {row["variant"] for row in rows}
+    names = ["NT-Xent", "CLIP", "InfoNCE"]
+    shown = {name: color for each, color in zip(names, COLORS, strict=False) for name in (each, f"matrix: {each}")}
+    shown |= {METRIC_LEARNING: COLORS[3], LIGHTLY: COLORS[4]}
+    with paper_style():
+        figure, axes = new_figure(columns=2, width=3.5, height=3.1)
+        for axis, key, label in ((axes[0], "ms", "CPU time of a step, s"), (axes[1], "MB", "memory, MB")):
+            for name, color in shown.items():
+                # Of a package that is not installed there is nothing to name.
+                if name not in present:
+                    continue
+                of = sorted((row for row in rows if row["variant"] == name), key=lambda row: row["pairs"])
+                pairs, values = [row["pairs"] for row in of], [row[key] / (1e3 if key == "ms" else 1) for row in of]
+                style = "--" if name.startswith("matrix") else "-"
+                axis.plot(pairs, values, style, marker="o", color=color, label=name, markersize=4)
+            axis.set(xscale="log", yscale="log", xlabel="pairs in a batch", ylabel=label)
+            sizes = sorted({row["pairs"] for row in rows})
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axis.minorticks_off()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -66,22 +66,24 @@ def measured(tokens: int, width: int, vocabulary: int, rounds: int) -> dict[str,
 
 def plot(path: Path, results: dict[int, dict[str, float]], tokens: int, width: int) -> None:
     """Time against the vocabulary."""
-    import matplotlib.pyplot as plt
+    from lightning_losses.plots.style import new_figure, paper_style, save_figure
 
-    figure, axis = plt.subplots(figsize=(5.5, 3.5), layout="constrained")
     labels = {
         "logits": "Z-loss of the logits",
         "cross-entropy": "fused cross-entropy",
-        "step": "Z-loss without logits, with moments and\ngradient of the weight",
+        "step": "Z-loss without logits, with moments and gradient of the weight",
         "tokens": "Z-loss without logits, tokens alone",
     }
-    for name, label in labels.items():
-        axis.plot(list(results), [result[name] for result in results.values()], marker="o", label=label)
-    axis.set(xscale="log", yscale="log", xlabel="vocabulary V", ylabel=f"ms, N = {tokens}, D = {width}, float32")
-    axis.set_xscale("log", base=2)
-    axis.legend(fontsize="small")
-    axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with paper_style():
+        figure, (axis,) = new_figure(width=4.2, height=3.6)
+        for name, label in labels.items():
+            times = [result[name] for result in results.values()]
+            axis.plot(list(results), times, marker="o", markersize=4, label=label)
+        axis.set(yscale="log", xlabel="vocabulary V", ylabel=f"ms, N = {tokens}, D = {width}, float32")
+        axis.set_xscale("log", base=2)
+        # Beside the lines, none of which it may hide.
+        figure.legend(loc="outside lower left")
+    save_figure(figure, path)
 
 
 def main() -> None:

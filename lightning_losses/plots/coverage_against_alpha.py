@@ -45,7 +45,7 @@ def coverage_against_alpha(
         >>> logits, target = torch.randn(100, 3), torch.randint(0, 3, (100,))
         >>> figure = coverage_against_alpha({"lac": LAC().fit(logits, target)}, logits, target)
         >>> [axis.get_ylabel() for axis in figure.axes]
-        ['coverage', 'classes in a set']
+        ['coverage, %', 'classes in a set']
     """
     if not methods or not alphas or not len(target):
         raise ValueError(
@@ -53,23 +53,23 @@ def coverage_against_alpha(
             "at least one of each."
         )
     alphas = sorted(alphas, reverse=True)
-    wanted = [1 - alpha for alpha in alphas]
+    wanted = [100 * (1 - alpha) for alpha in alphas]
     first = next(iter(methods.values()))
     with paper_style():
         figure, (left, right) = new_figure(columns=2, width=3.0)
         left.plot(wanted, wanted, color="#777777", linewidth=0.8, linestyle="--", label="asked for")
         if not first.classwise:
             ends = [expected_coverage(first.samples, len(target), alpha) for alpha in alphas]
-            low, high = ([end[side] for end in ends] for side in (0, 1))
+            low, high = ([100 * end[side] for end in ends] for side in (0, 1))
             left.fill_between(wanted, low, high, color="#777777", alpha=0.2, linewidth=0, label="expected")
         for number, (name, method) in enumerate(methods.items()):
             uniforms = method.uniforms_of(len(target))
             sets = [method(logits, alpha, uniforms) for alpha in alphas]
-            draw_line(left, wanted, [float(set_coverage(each, target)) for each in sets], name, number)
+            draw_line(left, wanted, [100 * float(set_coverage(each, target)) for each in sets], name, number)
             draw_line(right, wanted, [float(set_size(each, target)) for each in sets], name, number)
-        left.set(xlabel="1 - alpha", ylabel="coverage")
-        right.set(xlabel="1 - alpha", ylabel="classes in a set")
-        left.set_ylim(top=1.0)
+        left.set(xlabel="asked for, %", ylabel="coverage, %")
+        right.set(xlabel="asked for, %", ylabel="classes in a set")
+        left.set_ylim(top=100.0)
         right.set_ylim(bottom=0.0)
         left.legend(loc="lower right")
         if title:

@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Collection, Mapping
+from textwrap import fill
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
 from lightning_losses.plots.seed_intervals import Interval, bars
 from lightning_losses.plots.style import COLORS, new_figure, paper_style
+
+# Characters of the label's lines, which fit below an axis that long names of runs leave narrow.
+_LINE = 36
 
 
 def effects(
@@ -48,8 +52,10 @@ def effects(
     if not drawn:
         raise ValueError("effects: no run with a finite mean came; give at least one.")
     above, below = (COLORS[0], COLORS[1]) if better == "higher" else (COLORS[1], COLORS[0])
+    label = fill(label, _LINE)
     with paper_style():
-        figure, (axis,) = new_figure(width=3.8, height=0.27 * len(drawn) + 0.85)
+        height = 0.27 * len(drawn) + 0.85 + 0.15 * label.count("\n")
+        figure, (axis,) = new_figure(width=3.8, height=height)
         for row, (name, interval) in enumerate(drawn):
             mean, low, high = interval
             sure = low > 0 or high < 0 if significant is None else name in significant

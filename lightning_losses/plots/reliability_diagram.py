@@ -19,6 +19,7 @@ from lightning_losses.metrics.bootstrap import Interval, proportion_interval
 from lightning_losses.metrics.calibration_interval import calibration_interval
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
 from lightning_losses.numerics.bins import width_bins
+from lightning_losses.plots.seed_intervals import unclip
 from lightning_losses.plots.style import COLORS, paper_style
 
 
@@ -174,7 +175,7 @@ def _draw_bars(axes: Axes, series: _Series, label: str) -> None:
         zorder=3,
     )
     centres = (series.left + series.width / 2).tolist()
-    axes.errorbar(
+    whiskers = axes.errorbar(
         centres,
         outcome.tolist(),
         yerr=series.whiskers(),
@@ -184,6 +185,7 @@ def _draw_bars(axes: Axes, series: _Series, label: str) -> None:
         capsize=1.5,
         zorder=4,
     )
+    unclip(whiskers)
 
 
 def _draw_histogram(axes: Axes, series: _Series) -> None:
@@ -194,7 +196,7 @@ def _draw_histogram(axes: Axes, series: _Series) -> None:
 
 
 def _draw_line(above: Axes, below: Axes, series: _Series, label: str) -> None:
-    above.errorbar(
+    points = above.errorbar(
         series.bins.confidence.tolist(),
         series.bins.outcome.tolist(),
         yerr=series.whiskers(),
@@ -208,6 +210,8 @@ def _draw_line(above: Axes, below: Axes, series: _Series, label: str) -> None:
         label=label,
         zorder=5,
     )
+    # A point at an accuracy or a confidence of 1 is on the edge.
+    unclip(points)
     bins = len(series.histogram)
     below.stairs(series.histogram, [b / bins for b in range(bins + 1)], color=COLORS[6], linewidth=1.0)
     below.set_ylim(0, max(below.get_ylim()[1], 1.1 * max(series.histogram)))

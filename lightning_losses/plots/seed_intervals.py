@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -77,7 +78,7 @@ def seed_intervals(
                 ]
                 drawn = {row: interval for row, interval in drawn.items() if least <= interval[0] <= most}
                 ends += [number for interval in drawn.values() for number in interval if not math.isnan(number)]
-                axis.errorbar(
+                marks = axis.errorbar(
                     [mean for mean, _, _ in drawn.values()],
                     [row + beside for row in drawn],
                     xerr=bars(list(drawn.values())),
@@ -86,7 +87,10 @@ def seed_intervals(
                     markersize=3.5,
                     elinewidth=0.9,
                     label=stage,
+                    # Above the axis' line, which a mark at 0 lies on.
+                    zorder=3,
                 )
+                unclip(marks)
                 if reference is not None and order < len(lines[reference]) and runs.index(reference) in drawn:
                     mean = lines[reference][order][0]
                     axis.axvline(mean, color=COLORS[order], linestyle=(0, (4, 3)), linewidth=0.7, alpha=0.7, zorder=0)
@@ -128,6 +132,14 @@ def _at_the_end(axis: Axes, place: float, mean: float, color: str) -> None:
         # It may be on the reference's line.
         bbox={"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 1.0},
     )
+
+
+def unclip(marks: ErrorbarContainer) -> None:
+    """Draw marks and bars whole, also where they are at an axis' end."""
+    for artist in marks.get_children():
+        artist.set_clip_on(False)
+        # What is not clipped would otherwise move the panels, also where it has no point.
+        artist.set_in_layout(False)
 
 
 def bars(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:

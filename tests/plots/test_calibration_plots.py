@@ -43,6 +43,14 @@ def test_the_legend_says_the_error_before_and_after(labelled):
         assert any(text.startswith(f"{name}, ECE {100 * error:.1f} % [") for text in texts)
 
 
+def test_points_at_an_accuracy_of_1_are_drawn_whole():
+    logits, target = torch.tensor([[9.0, 0.0], [0.4, 0.0]]), torch.tensor([0, 0])
+    above, _ = reliability_diagram(logits, target, inputs="logits", after=logits / 2, resamples=5).axes
+    bars = [container for container in above.containers if not hasattr(container, "patches")]
+    artists = [artist for container in bars for artist in container.get_children()]
+    assert artists and not any(artist.get_clip_on() for artist in artists)
+
+
 @pytest.mark.parametrize("options", [{"binning": "mass"}, {"num_bins": 1}, {"title": "a title"}, {"level": 0.5}])
 def test_every_option_draws(labelled, options, tmp_path):
     figure = reliability_diagram(*labelled, inputs="logits", resamples=5, **options)

@@ -15,9 +15,11 @@ def test_the_lines_are_coverage_and_size():
     _, *covered = left.lines
     for line, size, method in zip(covered, right.lines, methods.values(), strict=True):
         sets = [method(logits, alpha) for alpha in (0.5, 0.1)]
-        assert line.get_xdata() == pytest.approx([0.5, 0.9])
-        assert line.get_ydata() == pytest.approx([float(set_coverage(each, target)) for each in sets])
+        assert line.get_xdata() == pytest.approx([50, 90])
+        assert line.get_ydata() == pytest.approx([100 * float(set_coverage(each, target)) for each in sets])
         assert size.get_ydata() == pytest.approx([float(set_size(each, target)) for each in sets])
+    assert left.get_ylim()[1] == 100
+    assert [left.get_xlabel(), left.get_ylabel(), right.get_xlabel()] == ["asked for, %", "coverage, %", "asked for, %"]
     with pytest.raises(ValueError) as caught:
         coverage_against_alpha({}, logits, target)
     assert str(caught.value) == (

@@ -36,3 +36,16 @@ def test_effects_are_sorted_coloured_by_what_is_sure_and_legible():
     assert min(text.get_fontsize() for text in texts) * 3.4 / figure.get_figwidth() >= 7
     with pytest.raises(ValueError, match="no run with a finite mean came"):
         effects({"kd": (math.nan,) * 3}, label="accuracy")
+
+
+@pytest.mark.parametrize("name", ["kd", "asymmetric_loss_of_a_long_name"])
+def test_a_long_label_stays_within_the_picture(name):
+    runs = {name: (8.0, 7.0, 9.0), "worse": (-30.0, -32.0, -28.0)}
+    figure = effects(runs, label="mean average precision against binary cross-entropy, points", note="mean\n20 seeds")
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    for text in (axis.xaxis.label, axis.title, *axis.texts):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    # Lines that were broken on purpose stay.
+    assert axis.get_title(loc="left") == "mean\n20 seeds"

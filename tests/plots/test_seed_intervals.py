@@ -56,6 +56,22 @@ def test_only_what_is_drawn_is_in_the_legend():
     assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in legend.get_texts())
 
 
+def test_a_point_at_nothing_is_drawn_whole():
+    figure = seed_intervals({"KL": {"base": [(0.0, 0.0, 0.0)], "dpo": [(7.8, 7.3, 8.3)]}}, stages=["after"])
+    (axis,) = figure.axes
+    assert axis.get_xlim()[0] == 0
+    artists = axis.containers[0].get_children()
+    assert artists and not any(artist.get_clip_on() for artist in artists)
+    # Nor is the axis' line over it.
+    assert all(artist.get_zorder() > axis.spines["left"].get_zorder() for artist in artists)
+    # A stage without a point takes no space.
+    assert not any(artist.get_in_layout() for artist in artists)
+    # The whole point is within the picture.
+    figure.draw_without_rendering()
+    marker = axis.containers[0].lines[0].get_window_extent()
+    assert marker.x0 >= 0 and marker.x1 <= figure.bbox.x1
+
+
 @pytest.mark.parametrize(("panels", "stages"), [({}, ["before"]), ({"ECE": LINES}, [])])
 def test_nothing_to_draw_is_refused(panels, stages):
     with pytest.raises(ValueError, match="seed_intervals"):

@@ -49,6 +49,8 @@ def test_every_objective_is_compared_with_the_teacher(run, tmp_path, capsys):
     for score, plain in zip(scores, content["encoders"], strict=True):
         assert "| " + " | ".join(score.cells()) + " |" in text
         assert all(cell in shown for cell in score.cells())
+        # In %, as other pages have them.
+        assert score.cells()[4].startswith(f"{100 * score.after['MRR'].value:.1f} [")
         assert plain["after"].keys() == set(METRICS)
         assert (plain["before"] is None) == (score.label == "teacher") == math.isnan(score.seconds)
         assert all(0 <= value["low"] <= value["value"] <= value["high"] <= 1 for value in plain["after"].values())

@@ -118,7 +118,7 @@ class ConformalComparison(Experiment):
                 "claims": [one.plain() for one in judged],
             },
             settings=plain_settings(self.config),
-            figures={"coverage.png": lambda: coverage_against_alpha(methods, logits, target, title=data.name)},
+            figures={"coverage.png": lambda: coverage_against_alpha(methods, logits, target)},
         )
 
     def _note(self, accuracy: Sequence[float], fitted: int, tested: int) -> str:

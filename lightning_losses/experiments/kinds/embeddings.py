@@ -22,7 +22,7 @@ from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.training import Training, training_of
 from lightning_losses.metrics.retrieval import RetrievalScore, retrieval_ranks, retrieval_scores
-from lightning_losses.plots.seed_intervals import seed_intervals
+from lightning_losses.plots.seed_intervals import Interval, seed_intervals
 from lightning_losses.teachers import CachedLogits, load_cached_teacher
 from lightning_losses.teachers.cache_teacher import cache_teacher
 
@@ -66,12 +66,12 @@ class EncoderScores(NamedTuple):
 
     def cells(self) -> list[str]:
         """The table's line."""
-        before = "–" if self.before is None else f"{self.before['MRR'].value:.3f}"
+        before = "–" if self.before is None else f"{100 * self.before['MRR'].value:.1f}"
         seconds = "–" if math.isnan(self.seconds) else f"{self.seconds:.1f}"
-        return [self.label, before, *(str(self.after[name]) for name in METRICS), f"{self.parameters:,}", seconds]
+        return [self.label, before, *(_percent(self.after[name]) for name in METRICS), f"{self.parameters:,}", seconds]
 
 
-COLUMNS = ("encoder", "MRR before", *METRICS, "parameters", "seconds")
+COLUMNS = ("encoder", "MRR before, %", *(f"{name}, %" for name in METRICS), "parameters", "seconds")
 
 
 def students(config: DictConfig) -> dict[str, list[Training]]:
@@ -165,8 +165,10 @@ def _note(config: DictConfig, data: DocstringPairs) -> str:
 def _page(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs, seconds: float, command: str) -> Page:
     nothing = RetrievalScore(math.nan, math.nan, math.nan)
     panels = {
-        metric: {
-            score.label: [nothing if stage is None else stage[metric] for stage in (score.before, score.after)]
+        f"{metric} (%)": {
+            score.label: [
+                _in_percent(nothing if stage is None else stage[metric]) for stage in (score.before, score.after)
+            ]
             for score in scores
         }
         for metric in METRICS
@@ -196,6 +198,15 @@ def _page(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs,
             "retrieval.png": lambda: seed_intervals(panels, stages=["before", "after"], reference="teacher"),
         },
     )
+
+
+def _in_percent(score: RetrievalScore) -> Interval:
+    return 100 * score.value, 100 * score.low, 100 * score.high
+
+
+def _percent(score: RetrievalScore) -> str:
+    value, low, high = _in_percent(score)
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _plain(scores: dict[str, RetrievalScore]) -> dict[str, dict[str, float]]:
