@@ -157,7 +157,8 @@ def _first_look(found: Comparison) -> str:
 def _tests(found: Comparison) -> str:
     """The margins, the planned looks, and the level of a test."""
     margins = list(dict.fromkeys(
-        _margin(one.metric, one.shows if one.is_margin else found.margins[one.metric]) + " (no worse)" * one.is_margin
+        _margin(one.metric, one.shows if one.is_margin else found.margins[one.metric])
+        + " for a claim of “no worse”" * one.is_margin
         for claim in found.claims for one in claim.differences if one.is_margin or one.metric in found.margins
     ))  # fmt: skip
     if not margins:
