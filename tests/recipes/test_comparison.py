@@ -521,7 +521,8 @@ def test_differences_are_paired_corrected_and_marked():
          for run in ("a", "b_2")}  # fmt: skip
     assert found.p_values("", "ece") == pytest.approx({"a": 2 * p["a"], "b_2": p["b_2"]})
     (table,) = found.tables()
-    assert table.heads == ["", "accuracy, %", "– first, p", "SD", "80% power from", "ECE, %", "seconds"]
+    detectable = "smallest detectable difference (80% power)"
+    assert table.heads == ["", "accuracy, %", "difference from first, p", "SD", detectable, "ECE, %", "seconds"]
     first, a, b = table.rows
     # Student's interval of the accuracy goes from -49.37 to 149.37.
     assert first == ["first", "50.00 [0.00, 100.00]", "", "", "", "50.00 [0.00, 100.00]", "0.50 [0.00, 1.49]"]
@@ -538,7 +539,7 @@ def test_differences_are_paired_corrected_and_marked():
 def test_several_settings_say_what_they_could_have_seen():
     found = report(settings=("all", "few"))
     (alone,), several = report().tables(), found.tables()[-1]
-    assert several.title == "accuracy, %: SD of the difference from first / 80% power from"
+    assert several.title == "accuracy, %: SD of the difference from first / smallest detectable difference (80% power)"
     assert several.rows == [[row[0], *[" / ".join(row[3:5])] * 2] for row in alone.rows[1:]]
 
 
@@ -547,9 +548,53 @@ def test_a_seed_far_from_its_others_is_told_of():
     for metrics in found.values[""].values():
         metrics["accuracy"] = [0.8, 0.1, 0.79, 0.81]
     assert [one[1:4] for one in found.apart()] == [(run, 1, 0.1) for run in found.runs]
-    assert "Far from its others stands seed 1 of a: accuracy, % 10.00, their mean is 80.00." in found.note
+    told = "Seed 1 of a lies far from the others: its accuracy is 10.00 %, the mean of the others 80.00 %."
+    assert told in found.note and told in found.warnings()
     found.values[""]["a"]["accuracy"][1] = 0.75
-    assert "of a:" not in found.note
+    assert "Seed 1 of a lies" not in found.note
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (0.1, "The tuned value of a in few, weight=9, lies at an edge of what was tried: a better one may lie beyond"),
+        (1.0, "The tuned value of a in few, learning_rate=1, lies at an edge"),
+    ],
+)
+def test_a_tuned_value_at_an_edge_is_told_of(rate, said):
+    chosen = {"learning_rate": rate, "parameter": "weight=9", "score": 0.5, "tried": 3, "at_edge": True}
+    chosen["by_rate"] = {"0.01": 0.1, "0.1": 0.5, "1": 0.5}
+    within = {**chosen, "at_edge": False}
+    found = dataclasses.replace(report(settings=("all", "few")), tuned={"few": {"a": chosen, "first": within}})
+    (told,) = found.warnings()
+    assert told.startswith(said) and told in found.note
+
+
+def test_the_note_says_only_what_the_columns_hold():
+    config = {"stacked": True, "cached_logits": True}
+    found = dataclasses.replace(report(("accuracy", "seconds", "memory")), seeds=(3, 5, 6), config=config)
+    note = found.note
+    assert "over seeds 3, 5, 6" in note and " Memory: what" in note and "teachers' logits" in note
+    for metrics in found.values[""].values():
+        metrics["teacher_accuracy"] = [math.nan] * 3
+    assert "teachers' logits" not in found.note
+    note = report().note
+    assert "over seeds 0 to 2," in note and "emory" not in note and "Seconds: the training time of a run" in note
+
+
+def test_a_finding_says_where_its_difference_would_lie():
+    claims = [
+        Claim("It is so.", "us", (Difference("a", "first", metric, shows),))
+        for metric, shows in (("accuracy", "higher"), ("accuracy", 0.01), ("nll", "lower"), ("nll", 0.5))
+    ]
+    found = dataclasses.replace(report(claims=claims), margins={"accuracy": 0.02, "nll": 0.1})
+    said = [line.partition(", SD")[0] for one in found.judged() for line in one.told()]
+    assert said == [
+        "accuracy of a minus first: +1.04 ± 0.14 points (claimed: above 0)",
+        "accuracy of a minus first: +1.04 ± 0.14 points (claimed: above -1)",
+        "NLL of a minus first: +0.010 ± 0.001 (claimed: below 0)",
+        "NLL of a minus first: +0.010 ± 0.001 (claimed: below 0.5)",
+    ]
 
 
 @pytest.mark.parametrize("settings", [("",), ("all", "few")])
@@ -595,7 +640,8 @@ def test_latex_is_what_booktabs_takes():
     assert lines[2:5] == [
         "\\begin{tabular}{lrrrrrr}",
         "\\toprule",
-        " & accuracy, \\% & -- first, p & SD & 80\\% power from & ECE, \\% & seconds \\\\",
+        " & accuracy, \\% & difference from first, p & SD & smallest detectable difference (80\\% power) & ECE, \\% & "
+        "seconds \\\\",
     ]  # fmt: skip
     assert lines[7] == (
         "a & $51.04 [0.00, 100.00]^{*}$ & $+1.04 \\pm 0.14$ ($p = 0.002$) & $0.06$ & $0.17$ & "
@@ -635,7 +681,7 @@ def test_claims_are_judged_by_the_rule():
     ]
     # Five differences are tested.
     p = stats.ttest_rel([0.11, 0.511, 0.9101], [0.1, 0.5, 0.9]).pvalue
-    assert found[0].found[0].p == pytest.approx(4 * p) and found[0].guards[0].sentence == "no run diverged: 0 of 6 did"
+    assert found[0].found[0].p == pytest.approx(4 * p) and found[0].guards[0].sentence == "no run of 6 diverged"
     with pytest.raises(ConfigError, match="shows='more' came"):
         claim("a", "more")
     with pytest.raises(ConfigError, match="a claim has claim, source and differences"):

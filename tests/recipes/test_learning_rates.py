@@ -53,7 +53,7 @@ def test_the_shipped_comparison_ends_in_sensitivities_and_trains_nothing_twice(t
     assert "| | LR sensitivity | lowest NLL | seconds |" in text
     assert "| | 0.001 | 1 |" in text and "![learning rates](learning_rates.png)" in text
     assert (report / "learning_rates.png").read_bytes().startswith(b"\x89PNG")
-    assert found.judged() and "LR sensitivity of qk-norm lower than that of plain" in text
+    assert found.judged() and "LR sensitivity of qk-norm minus plain: " in text
     read = Comparison.read(report / "comparison.json")
     assert read.tables() == found.tables() and read.learning_rates == found.learning_rates
 

@@ -56,21 +56,21 @@ def test_finished_runs_are_not_run_again(make_results):
     code, started, text = make_results({3: 100.0, 4: 200.0, 5: 300.0})
     assert (code, started) == (0, [5])
     assert "reproduced (all gates hold on 3 of 3 seeds)" in text and "not reproduced" not in text
-    assert "| α = 1/4 | delay | 90 | 190 | 290 | 190 [0, 438] | increasing from run to run | 3 of 3 |" in text
+    assert "| α = 1/4 | delay, steps | 90 | 190 | 290 | 190 [0, 438] | increasing from run to run | 3 of 3 |" in text
 
 
 def test_a_claim_that_fails_is_a_result(make_results):
     code, _, text = make_results({3: 100.0, 4: None})
     assert code == 0
     assert "not reproduced (all gates hold on 1 of 2 seeds)" in text
-    assert "| α = 1/4 | delay | 90 | over 490 | – | increasing from run to run | 1 of 2 |" in text
+    assert "| α = 1/4 | delay, steps | 90 | over 490 | – | increasing from run to run | 1 of 2 |" in text
 
 
 def test_a_run_that_breaks_is_told_and_the_others_go_on(make_results):
     code, started, text = make_results({3: "broken", 4: 100.0})
     assert (code, started) == (1, [3, 4])
     assert "scale α), the longer from memorising to generalising. | not run |" in text
-    assert "| α = 1/4 | delay | not run | 90 |" in text
+    assert "| α = 1/4 | delay, steps | not run | 90 |" in text
 
 
 def test_where_every_run_breaks_nothing_is_written(make_results, tmp_path, capsys):
@@ -142,15 +142,25 @@ def test_a_comparison_is_a_page_with_verdicts_tables_and_pictures(tmp_path, monk
     monkeypatch.setattr(sys, "argv", ["results.py", *options, "--output", str(tmp_path / "RESULTS.md")])
     assert results.main() == 0
     results_page, place = tmp_path / "RESULTS.md", tmp_path / "docs" / "results" / "bed_a.md"
+    main = results_page.read_text()
+    row = "| [`bed_a`](docs/results/bed_a.md) | KD is better. | **reproduced** | 60 rows: accuracy of kd minus ce: +10"
+    assert row in main and "- Larger networks." in main
+    assert main.startswith("# Results\n") and "\n\nClaims of papers, tested on small data and" in main
+    assert "1 reproduced, 0 refuted, 0 inconclusive, 0 not testable here, 1 in all." in main
     assert (
-        "| [`bed_a`](docs/results/bed_a.md) | KD is better. | **reproduced** | accuracy, %: +10"
-        in results_page.read_text()
+        "- [Some objectives](docs/results/bed_a.md): accuracy against `ce`: all rows: `kd` +10.1 ± 0.4 points; " in main
     )
-    assert "- Larger networks." in results_page.read_text()
+    assert "; 60 rows: `kd` +10.1 ± 0.4 points. KD is better.\n" in main
+    assert "\n- 60 rows: ce has accuracy 50.83 ± 1.90 %; " in main
+    assert "![Some objectives](docs/images/bed_a_intervals_accuracy.png)" in main
     text = place.read_text()
     assert text.startswith("# Some objectives\n") and "Made with A processor, 1 thread, torch 9." in text
-    assert "| KD is better. (us, 2026) | **reproduced** | 60 rows: accuracy, % of kd higher than that of" in text
-    assert "| holds: 60 rows: no run diverged: 0 of 6 did |" in text
+    assert "| KD is better. (us, 2026) | **reproduced** | 60 rows: accuracy of kd minus ce: +10" in text
+    assert (
+        "Margins, stated beforehand: 2 points of accuracy. One look was planned, at 5%. All intervals are at 95%."
+        in text
+    )
+    assert "| holds: 60 rows: no run of 6 diverged |" in text
     assert "- 60 rows: `data.train_rows=60`" in text and "## accuracy, %" in text
     assert "- 60 rows: accuracy higher: `kd`; accuracy lower: none; " in text
     pictures = re.findall(r"\]\((.*png)\)", text)
@@ -168,7 +178,7 @@ def test_the_pages_are_what_the_kept_numbers_give(tmp_path, monkeypatch):
     text, numbers = (ROOT / "RESULTS.md").read_text(), ROOT / result_runs.KEPT
     # Each comparison has a few lines here; its tables are on its page.
     shown = [text for text in text.split("\n## ") if "![" in text]
-    assert shown and all(len(text.splitlines()) <= 8 for text in shown)
+    assert shown and all(len(text.splitlines()) <= 13 for text in shown)
     pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "results").glob("*.md")}
     measured = {path.stem for path in numbers.glob("*.json")}
     assert set(pages) == measured | set(result_runs.GROKKING)

@@ -40,6 +40,7 @@ from lightning_losses.plots.seed_intervals import seed_intervals
 _FEWEST_RANKED = 10
 # A seed so many SDs of the others from their mean is told of: it makes most of the interval.
 _APART = 10
+_DETECTABLE = "smallest detectable difference (80% power)"
 
 
 class Judged(NamedTuple):
@@ -50,12 +51,11 @@ class Judged(NamedTuple):
     guards: list[Guard]
     verdict: Verdict
 
-    def told(self) -> list[str]:
+    def told(self, tell: Callable[[Finding], str] = describe) -> list[str]:
         """A line a difference, with its own verdict where there are several."""
-        lines = list(map(describe, self.found))
-        if len(lines) == 1:
-            return lines
-        return [f"{one.verdict}: {line}" for one, line in zip(self.found, lines, strict=True)]
+        if len(self.found) == 1:
+            return [tell(self.found[0])]
+        return [f"{tell(one)} ({one.verdict})" for one in self.found]
 
 
 @dataclass(frozen=True)
@@ -228,15 +228,17 @@ class Comparison:
                     own.append(guard_overconfidence(baseline["overconfidence"], self.baseline, asked))
                 else:
                     control = Difference(**{"setting": setting, **asked})
-                    sentence = f"{control.run} has {control.shows} {shown(control.metric).plain} than {control.than}"
-                    own.append(guard_control(control.gains(values), sentence, self.level))
+                    effect = f"{control.shows} {shown(control.metric).plain} of {control.run} than of {control.than}"
+                    own.append(guard_control(control.gains(values), effect, self.level))
             guards += [Guard(where + guard.sentence, guard.holds) for guard in own]
         return guards
 
     @property
     def note(self) -> str:
         """The meaning of the tables' cells."""
-        seeds = ", ".join(map(str, self.seeds))
+        first, last = self.seeds[0], self.seeds[-1]
+        ordered = len(self.seeds) > 2 and self.seeds == tuple(range(first, last + 1))
+        seeds = f"{first} to {last}" if ordered else ", ".join(map(str, self.seeds))
         tests = len(self.runs) - 1
         text = f"Test data; mean ± half the 95% interval (Student's t) over seeds {seeds}"
         text += ", or [low, high] where it stops at the end of what is possible; no interval where nothing differs."
@@ -254,14 +256,13 @@ class Comparison:
                 f"correction for the {tests} comparisons of a setting and metric."
             )
         if "seconds" in self.columns:
-            text += " Seconds are of a run's training, its own time on one CPU thread"
-            if self.config.get("stacked"):
-                text += ", or its share where all seeds were trained at once"
-            if self.learning_rates is not None:
-                text += ", at all learning rates together."
-            else:
-                text += ", where teachers' logits were computed before" if self.config.get("cached_logits") else ""
-                text += "; memory is what a step holds at its peak beyond weights and data."
+            text += " Seconds: the training time of a run on one CPU thread"
+            text += ", at all learning rates together" if self.learning_rates is not None else ""
+            text += "; where all seeds were trained at once, its share of their time" * bool(self.config.get("stacked"))
+            cached = self.config.get("cached_logits") and self._is_measured("teacher_accuracy")
+            text += ". Not in it is the time of the teachers' logits, which were computed before." if cached else "."
+        if "memory" in self.columns:
+            text += " Memory: what a step holds at its peak beyond weights and data."
         if any("calibrated" in column for column in self.columns):
             text += " Calibrated: after temperature scaling on validation data."
         if self.tuned:
@@ -270,16 +271,34 @@ class Comparison:
                 "was chosen was frozen before these seeds were trained."
             )
         if self.one_by_one:
-            reasons = "; ".join(f"{run} ({reason})" for run, reason in self.one_by_one.items())
+            runs = {reason: [run for run, own in self.one_by_one.items() if own == reason]
+                    for reason in self.one_by_one.values()}  # fmt: skip
+            reasons = "; ".join(f"{', '.join(own)} ({reason})" for reason, own in runs.items())
             text += f" Seeds trained one by one: {reasons}."
-        unit = shown(self.ranked)
-        for setting, run, seed, value, others in self.apart() if self.ranks is None else ():
-            where = f", {setting}" if setting else ""
-            own, mean = (f"{unit.factor * number:.{unit.digits}f}" for number in (value, others))
-            text += f" Far from its others stands seed {seed} of {run}{where}: {unit.name} {own}, their mean is {mean}."
+        text = " ".join([text, *self.warnings()])
         if self.stale:
             text += f" {self.stale} of the results were made by an earlier version of the code."
         return text
+
+    def warnings(self) -> Iterator[str]:
+        """A sentence for each tuned value at an edge of what was tried, and for each seed far from the others."""
+        for setting, runs in self.tuned.items():
+            for run, one in runs.items():
+                if one["at_edge"]:
+                    rates = list(map(float, one["by_rate"]))
+                    within = min(rates) < one["learning_rate"] < max(rates)
+                    value = one["parameter"] if within else f"learning_rate={one['learning_rate']:g}"
+                    yield (
+                        f"The tuned value of {run}{_in(setting)}, {value}, lies at an edge of what was tried: a better "
+                        f"one may lie beyond, so that the numbers of {run} are no verdict on it."
+                    )
+        unit = shown(self.ranked)
+        for setting, run, seed, value, others in self.apart() if self.ranks is None else ():
+            own, mean = (f"{unit.factor * number:.{unit.digits}f}{unit.sign}" for number in (value, others))
+            yield (
+                f"Seed {seed} of {run}{_in(setting)} lies far from the others: its {unit.plain} is {own}, the mean of "
+                f"the others {mean}."
+            )
 
     def tables(self) -> list[Table]:
         """For one setting, a table of all columns; for several, a table for each column, with a column a setting."""
@@ -290,7 +309,7 @@ class Comparison:
             first = self.columns[0]
             if len(self.runs) > 1 and len(self.seeds) >= FEWEST_SEEDS and first not in COSTS:
                 p_values = self.p_values(setting, first)
-                heads[1:1] = [f"– {self.baseline}, p", "SD", "80% power from"]
+                heads[1:1] = [f"difference from {self.baseline}, p", "SD", _DETECTABLE]
                 for row, run in zip(rows, self.runs, strict=True):
                     row[2:2] = [
                         self._difference(setting, run, first, p_values),
@@ -308,7 +327,7 @@ class Comparison:
         ]
         metric, others = self.ranked, [run for run in self.runs if run != self.baseline]
         if others and len(self.seeds) >= FEWEST_SEEDS and self.ranks is None and metric not in COSTS:
-            title = f"{shown(metric).name}: SD of the difference from {self.baseline} / 80% power from"
+            title = f"{shown(metric).name}: SD of the difference from {self.baseline} / {_DETECTABLE}"
             rows = [[run, *(self._seen(setting, run, metric) for setting in self.settings)] for run in others]
             tables.append(Table(["", *self.settings], rows, title))
         return [*tables, *self._tuned_to()]
@@ -577,6 +596,10 @@ def _said_of(judged: Judged) -> list[str]:
     """The findings on a claim: a line for each difference and each guard."""
     guards = [f"{'guard holds' if guard.holds else 'guard fails'}: {guard.sentence}" for guard in judged.guards]
     return [*judged.told(), *guards]
+
+
+def _in(setting: str) -> str:
+    return f" in {setting}" if setting else ""
 
 
 def _numbers(values: Any) -> Any:

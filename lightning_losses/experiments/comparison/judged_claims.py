@@ -73,7 +73,7 @@ def judged_claims(
         >>> claim = Claim("KD is better.", "us", (Difference("kd", "ce", "accuracy", "higher"),))
         >>> print(judged_claims([claim], values, {"accuracy": 0.02})[0])
         reproduced: KD is better. (us)
-          accuracy, % of kd higher than that of ce: +9.67 ± 1.43, SD 0.58, n = 3, p = 0.001
+          accuracy of kd minus ce: +9.67 ± 1.43 points (claimed: above 0), SD 0.58, n = 3, p = 0.001
     """
     found = findings(claims, {"": {name: dict(numbers) for name, numbers in values.items()}}, margins)
     return [

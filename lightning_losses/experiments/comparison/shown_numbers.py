@@ -3,7 +3,7 @@
 import math
 from typing import Literal, NamedTuple
 
-from lightning_losses.experiments.evidence.claims import Finding
+from lightning_losses.experiments.evidence.claims import Difference, Finding, more_is_better
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval
 
 # A word of each name of which more is better.
@@ -38,6 +38,11 @@ class Metric(NamedTuple):
     def plain(self) -> str:
         """The name without the unit."""
         return self.name.replace(", %", "")
+
+    @property
+    def points(self) -> str:
+        """What stands behind a difference of it."""
+        return " points" if self.sign else ""
 
     def within(self, interval: SeedInterval, *, difference: bool = False) -> SeedInterval:
         """The part of an interval that is possible for the number, or for the difference of two."""
@@ -169,22 +174,32 @@ def describe(finding: Finding) -> str:
         >>> from lightning_losses.experiments.evidence.verdicts import Verdict
         >>> kd = Difference("kd", "ce", "accuracy", "higher", "60 rows")
         >>> describe(Finding(kd, SeedInterval(0.05, 0.03, 0.07), 0.02, 8, 0.004, Verdict("reproduced")))
-        '60 rows: accuracy, % of kd higher than that of ce: +5.00 ± 2.00, SD 2.00, n = 8, p = 0.004'
+        '60 rows: accuracy of kd minus ce: +5.00 ± 2.00 points (claimed: above 0), SD 2.00, n = 8, p = 0.004'
     """
-    difference, unit = finding.difference, shown(finding.difference.metric)
-    claimed = (
-        f"{difference.shows} than that of {difference.than}"
-        if isinstance(difference.shows, str)
-        else f"no worse than that of {difference.than} by more than {unit.factor * difference.shows:g}"
-    )
-    found = [spread(finding.interval, difference.metric, difference=True)]
+    unit = shown(finding.difference.metric)
+    found = [f"{difference_of(finding)} (claimed: {_claimed(finding.difference)})"]
     if not math.isnan(finding.deviation):
         found.append(f"SD {unit.factor * finding.deviation:.{unit.digits}f}")
     found.append(f"n = {finding.seeds}")
     if not math.isnan(finding.p):
         found.append(p_value(finding.p))
-    where = f"{difference.setting}: " if difference.setting else ""
-    return f"{where}{unit.name} of {difference.run} {claimed}: {', '.join(found)}"
+    return ", ".join(found)
+
+
+def difference_of(finding: Finding) -> str:
+    """A difference between two runs, with its interval."""
+    one, unit = finding.difference, shown(finding.difference.metric)
+    where = f"{one.setting}: " if one.setting else ""
+    found = spread(finding.interval, one.metric, difference=True)
+    return f"{where}{unit.plain} of {one.run} minus {one.than}: {found}{unit.points}"
+
+
+def _claimed(difference: Difference) -> str:
+    """Where a difference lies if it is as claimed."""
+    if isinstance(difference.shows, str):
+        return "above 0" if difference.shows == "higher" else "below 0"
+    margin = shown(difference.metric).factor * difference.shows
+    return f"above -{margin:g}" if more_is_better(difference.metric) else f"below {margin:g}"
 
 
 def spread(interval: SeedInterval, metric: str, *, difference: bool = False) -> str:

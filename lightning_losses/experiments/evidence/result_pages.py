@@ -3,17 +3,18 @@
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.comparison.comparison_report import Comparison
-from lightning_losses.experiments.comparison.shown_numbers import shown, spread
+from lightning_losses.experiments.comparison.shown_numbers import difference_of, shown, spread
 from lightning_losses.experiments.evidence.gates import Gate
 from lightning_losses.experiments.evidence.result_runs import EXAMPLES, EXPERIMENTS, PICTURES, SEEDS
-from lightning_losses.experiments.evidence.seed_interval import seed_interval
-from lightning_losses.experiments.evidence.verdicts import RULE
+from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
+from lightning_losses.experiments.evidence.verdicts import RULE, Verdict, Word
 from lightning_losses.experiments.page import Page, Table
 
 # Beside the table of verdicts.
@@ -94,9 +95,8 @@ def grokking_page(
             ]
             gate = [_bounds(finding.gate), f"{sum(finding.holds.values())} of {len(seeds)}"] if place == 0 else ["", ""]
             label = settings["runs"][name]["label"]
-            rows.append(
-                [label, finding.gate.value, *cells, _interval(finding.gate.value, list(values.values())), *gate]
-            )
+            mean = _interval(finding.gate.value, list(values.values()))
+            rows.append([label, _with_unit(finding.gate.value), *cells, mean, *gate])
     columns = ["run", "number", *(f"seed {seed}" for seed in seeds), "mean ± 95%", "gate", "holds"]
     return Page(
         title=settings["title"],
@@ -156,12 +156,11 @@ def _first_look(found: Comparison) -> str:
 
 def _tests(found: Comparison) -> str:
     """The margins, the planned looks, and the level of a test."""
-    metrics = dict.fromkeys(difference.metric for claim in found.claims for difference in claim.differences)
-    margins = [
-        f"{shown(metric).factor * found.margins[metric]:g} for {shown(metric).name}"
-        for metric in metrics
-        if metric in found.margins
-    ]
+    margins = list(dict.fromkeys(
+        _margin(one.metric, one.shows if one.is_margin else found.margins[one.metric])
+        + " for a claim of “no worse”" * one.is_margin
+        for claim in found.claims for one in claim.differences if one.is_margin or one.metric in found.margins
+    ))  # fmt: skip
     if not margins:
         return ""
     looks = (
@@ -170,10 +169,21 @@ def _tests(found: Comparison) -> str:
         if len(found.looks) == 2
         else f"One look was planned, at {100 * found.level:g}%."
     )
+    level = 100 - 100 * found.level
+    levels = f"The intervals of this table are at {level:g}%, those of the others at 95%."
+    early = {finding.seeds for one in found.judged() for finding in one.found} - {len(found.seeds)}
     return (
-        f"Margins, stated beforehand: {', '.join(margins)}. {looks} The intervals of this table are at "
-        f"{100 - 100 * found.level:g}%, those of the others at 95%."
-    )
+        f"Margins, stated beforehand: {', '.join(margins)}. {looks} "
+        f"{'All intervals are at 95%.' if level == 95 else levels}"
+        + "".join(f" A claim decided at the first look keeps its {seeds} seeds; the tables have all {len(found.seeds)}."
+                  for seeds in early)
+    )  # fmt: skip
+
+
+def _margin(metric: str, margin: Any) -> str:
+    unit = shown(metric)
+    size = unit.factor * float(margin)
+    return f"{size:g}{unit.points.removesuffix('s' * (size == 1))} of {unit.plain}"
 
 
 def _told(found: Comparison) -> list[str]:
@@ -234,9 +244,10 @@ def verdicts(
     chosen += "" if names == list(EXPERIMENTS) else f" --experiments {','.join(names)}"
     measured = {name: report for name, report in comparisons.items() if report is not None}
     claimed = [
-        [_link(name), one.claim.claim, f"**{one.verdict.word}**", _effect(one.found), one.verdict.remark]
+        [_link(name), one.claim.claim, f"**{one.verdict.word}**", found, one.verdict.remark]
         for name, (report, _) in measured.items()
         for one in report.judged()
+        for found in ["<br>".join(one.told(difference_of))]
     ]
     grokking, untested = [], []
     for name, settings in experiments.items():
@@ -251,9 +262,9 @@ def verdicts(
         title="Results",
         command=f"make results ARGS='{chosen.strip()}'" if chosen else "make results",
         body=[
+            *_summary({name: report for name, (report, _) in measured.items()}, [told for *_, told in grokking]),
             *(part for name, report in measured.items() for part in _found(name, *report)),
-            Table(["experiment", "claim", "verdict", "found", ""], claimed, "Claims", left=5) if claimed else "",
-            f"{RULE}" if claimed else "",
+            Table(["experiment", "claim", "verdict", "found", "reason"], claimed, "Claims", left=5) if claimed else "",
             Table(["experiment", "claim", "verdict"], grokking, "Grokking", left=3) if grokking else "",
             _grokking_rule(listed) if grokking else "",
             f"Taken from their pages, which say when they were measured: {', '.join(f'`{name}`' for name in before)}. "
@@ -279,49 +290,101 @@ def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
     """The results of a comparison in a few sentences, with its picture of effects."""
     pictured = [f"![{found.title}]({(PICTURES / f'{name}_{one}.png').as_posix()})" for one in pictures]
     if found.ranks is not None:
-        told = f"By {shown(found.ranked).plain}: {str(found.ranks)[:1].lower()}{str(found.ranks)[1:]} The numbers"
-        return [f"## {found.title}", f"{told} are in {_link(name)}.", *pictured, found.caveat]
-    if len(found.settings) > 1:
-        return [f"## {found.title}", f"Numbers and verdicts: {_link(name)}."]
-    (setting,) = found.settings
-    values = found.values[setting]
-    unit, baseline = shown(found.claimed), values[found.baseline]
-    has = " and ".join(
-        f"{shown(metric).plain} {spread(seed_interval(baseline[metric]), metric)}{shown(metric).sign}"
-        for metric in dict.fromkeys(("accuracy", found.claimed))
-        # Tasks of many labels have no accuracy.
-        if all(map(math.isfinite, baseline[metric]))
+        ranks = f"By {shown(found.ranked).plain}: {str(found.ranks)[:1].lower()}{str(found.ranks)[1:]} The numbers"
+        return [f"## {found.title}", f"{ranks} are in {_link(name)}.", *pictured, found.caveat]
+    unit = shown(found.claimed)
+    lines = []
+    for setting, values in found.values.items():
+        has = " and ".join(
+            f"{shown(metric).plain} {spread(seed_interval(values[found.baseline][metric]), metric)}{shown(metric).sign}"
+            for metric in dict.fromkeys(("accuracy", found.claimed))
+            # Tasks of many labels have no accuracy.
+            if all(map(math.isfinite, values[found.baseline][metric]))
+        )
+        teachers = [run["teacher_accuracy"] for run in values.values()
+                    if all(map(math.isfinite, run["teacher_accuracy"]))]  # fmt: skip
+        teacher = f"; the teacher has accuracy {100 * statistics.fmean(teachers[0]):.1f} %" if teachers else ""
+        effects = ", ".join(f"{run} {_rounded(one, found.claimed)}" for run, one in _ordered(found, setting))
+        lines.append((setting, f"{found.baseline} has {has}{teacher}", effects))
+    differences = (
+        f"differences from it in {unit.plain}{', in points' if unit.sign else ''}, over {len(found.seeds)} seeds, "
+        "paired, with 95% intervals"
     )
-    teachers = [run["teacher_accuracy"] for run in values.values() if all(map(math.isfinite, run["teacher_accuracy"]))]
-    teacher = f"; the teacher has accuracy {100 * statistics.fmean(teachers[0]):.1f} %" if teachers else ""
-    effects = sorted(
-        found.effects(setting, found.claimed).items(),
-        key=lambda pair: pair[1].mean,
-        reverse=unit.better == "higher",
-    )
-    told = ", ".join(f"{run} {one.mean:+.1f} ± {one.high - one.mean:.1f}" for run, one in effects)
-    sentences = [
-        f"A network trained by {found.baseline} has {has}{teacher}. The differences from it in {unit.plain}"
-        f"{', in points' if unit.sign else ''}, over {len(found.seeds)} seeds, paired, with 95% intervals: {told}. "
-        f"Chosen parameters, guards and tables are in {_link(name)}."
-    ]
-    drawn = [picture for picture, one in zip(pictured, pictures, strict=True) if one == "effects"]
-    return [f"## {found.title}", *sentences, *drawn, found.caveat]
+    if len(lines) == 1:
+        ((_, has, effects),) = lines
+        told = [f"A network trained by {has}. The {differences}: {effects}. {_rest(name, found)}"]
+    else:
+        told = [f"For each setting, the baseline and the {differences}. {_rest(name, found)}",
+                "\n".join(f"- {setting}: {has}; {effects}." for setting, has, effects in lines)]  # fmt: skip
+    chosen = "effects" if len(lines) == 1 else f"intervals_{found.claimed}"
+    drawn = [picture for picture, one in zip(pictured, pictures, strict=True) if one == chosen]
+    return [f"## {found.title}", *told, *drawn, found.caveat]
 
 
-def _effect(found: Sequence[Any]) -> str:
-    """The differences of a claim, with their intervals."""
-    return "<br>".join(
-        f"{shown(one.difference.metric).name}: {spread(one.interval, one.difference.metric, difference=True)}"
-        for one in found
-    )
+def _rest(name: str, found: Comparison) -> str:
+    return " ".join([*found.warnings(), f"Chosen parameters, guards and tables are in {_link(name)}."])
+
+
+def _ordered(found: Comparison, setting: str) -> list[tuple[str, SeedInterval]]:
+    """The differences from the baseline, the best first."""
+    higher = shown(found.claimed).better == "higher"
+    return sorted(
+        found.effects(setting, found.claimed).items(), key=lambda pair: pair[1].mean, reverse=higher
+    )  # fmt: skip
+
+
+def _rounded(effect: SeedInterval, metric: str) -> str:
+    digits = 1 if shown(metric).sign else shown(metric).digits
+    return f"{effect.mean:+.{digits}f} ± {effect.high - effect.mean:.{digits}f}"
+
+
+def _summary(measured: Mapping[str, Comparison], grokking: Sequence[str]) -> list[str]:
+    """How many claims have each verdict, what the verdicts mean, and what beats the baseline of each comparison."""
+    judged = [one for found in measured.values() for one in found.judged()]
+    words = Counter(one.verdict.word for one in judged)
+    counted = ", ".join(f"{words[word]} {word}" for word in get_args(Word))
+    below = sum(one.verdict == Verdict("refuted", "below the margin") for one in judged)
+    best = [(f"[{found.title}]({PAGES.as_posix()}/{name}.md)", shown(found.claimed).plain, _helped(found))
+            for name, found in measured.items() if found.ranks is None]  # fmt: skip
+    helped = [f"- {link}: {metric} {told}" for link, metric, told in best if told]
+    others = [f"{link} ({metric})" for link, metric, told in best if not told]
+    reproduced = sum(told.startswith("reproduced") for told in grokking)
+    return [
+        f"Claims of papers, tested on small data and small networks: {counted}, {len(judged)} in all. In {below} of "
+        f"the {words['refuted']} refuted claims the gain over the rival is below the stated margin; in the other "
+        f"{words['refuted'] - below} the opposite of the claim shows. Methods and rivals are tuned by the same rule "
+        "where a page has a table “Tuned to”. A claim that is refuted here may hold on larger data and networks.",
+        f"Claims on grokking: {reproduced} of {len(grokking)} reproduced." if grokking else "",
+        "## Verdicts",
+        RULE,
+        "## What beats the baseline" if helped else "",
+        "The best run of each experiment by the metric of its first claim, with its difference from the baseline, and "
+        "a reproduced claim about it, if there is one:" if helped else "",
+        "\n".join(helped),
+        f"No run beats the baseline by more than chance in: {'; '.join(others)}." if others else "",
+    ] if judged else []  # fmt: skip
+
+
+def _helped(found: Comparison) -> str:
+    """The best run of each setting that differs from the baseline by more than chance, and a claim about it."""
+    unit, parts, claims = shown(found.claimed), [], dict[str, None]()
+    for setting in found.settings:
+        run, effect = _ordered(found, setting)[0]
+        better = effect.mean > 0 if unit.better == "higher" else effect.mean < 0
+        if better and found.p_values(setting, found.claimed)[run] < found.level:
+            where = f"{setting}: " if setting else ""
+            parts.append(f"{where}`{run}` {_rounded(effect, found.claimed)}{unit.points}")
+            about = [one.claim for one in found.judged() if one.verdict.word == "reproduced"
+                     and any((each.setting, each.run) == (setting, run) for each in one.claim.differences)]  # fmt: skip
+            claims |= {claim.claim: None for claim in about[:1]}
+    return f"against `{found.baseline}`: {'; '.join(parts)}. {' '.join(claims)}".strip() if parts else ""
 
 
 def _grokking_rule(seeds: str) -> str:
     return (
         f"Grokking: seeds {seeds.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on "
-        "seeds 0, 1, 2 and those from 10 on; earlier settings of `grok_xor`, `grok_lazy_rich` and `grok_compare` "
-        "had failed on some of these seeds. A claim counts as reproduced only if all its gates "
+        "seeds 0, 1, 2 and those from 10 on; where earlier settings had failed on some of these seeds, the page of the "
+        "experiment says so. A claim counts as reproduced only if all its gates "
         "hold on every seed. Intervals are Student's, 95%, of the mean over seeds, and stop at the end of what is "
         "possible; numbers that are the same on all seeds have none. “–” is what did not happen "
         "within the run, “over” the steps that a delay had lasted when the run ended; neither passes a gate."
@@ -359,20 +422,28 @@ def _link(name: str) -> str:
 
 
 def _setting(experiment: str, settings: dict[str, Any]) -> str:
-    """The data's plain settings and the budget of steps."""
-    data = ", ".join(
+    """The data's plain settings and the budget of steps, of each data set."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for run in settings["runs"].values():
+        runs.setdefault(_data(run.get("set", {}).get("data", settings["data"])), []).append(run)
+    parts = []
+    for data, own in runs.items():
+        steps, rates = (
+            _either({run.get("set", {}).get(f"{part}.{name}", settings[part][name]) for run in own})
+            for part, name in (("trainer", "max_steps"), ("optimizer", "lr"))
+        )
+        network, optimizer = (settings[part]["_target_"].rpartition(".")[2] for part in ("model", "optimizer"))
+        labels = f" ({', '.join(run['label'] for run in own)})" if len(runs) > 1 else ""
+        parts.append(f"{data}; {network}, {optimizer} at {rates}; {steps} full-batch steps{labels}")
+    return f"{'; and '.join(parts)}. All of it is in `conf/experiment/{experiment}.yaml`"
+
+
+def _data(settings: Mapping[str, Any]) -> str:
+    """Neither where the data come from nor the form of a batch."""
+    return ", ".join(
         f"{name.replace('_', ' ')} {value}"
-        for name, value in settings["data"].items()
-        # Neither where they come from nor the form of a batch.
+        for name, value in settings.items()
         if not name.startswith("_") and name not in ("steps_per_epoch", "batch")
-    )
-    budgets = {run.get("set", {}).get("trainer.max_steps", settings["trainer"]["max_steps"])
-               for run in settings["runs"].values()}  # fmt: skip
-    rates = {run.get("set", {}).get("optimizer.lr", settings["optimizer"]["lr"]) for run in settings["runs"].values()}
-    network, optimizer = (settings[part]["_target_"].rpartition(".")[2] for part in ("model", "optimizer"))
-    return (
-        f"{data}; {network}, {optimizer} at {_either(rates)}; {_either(budgets)} full-batch steps. "
-        f"All of it is in `conf/experiment/{experiment}.yaml`"
     )
 
 
@@ -419,6 +490,11 @@ def _interval(name: str, values: Sequence[float]) -> str:
     if (low, high) != interval[1:]:
         return f"{_cell(name, mean)} [{_cell(name, low)}, {_cell(name, high)}]"
     return f"{_cell(name, mean).removesuffix(' %')} ± {_cell(name, high - mean)}"
+
+
+def _with_unit(name: str) -> str:
+    """A number's name; those that are neither shares nor losses count steps."""
+    return name if _is_share(name) or "loss" in name else f"{name}, steps"
 
 
 def _is_share(name: str) -> bool:

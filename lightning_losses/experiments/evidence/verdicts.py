@@ -13,17 +13,18 @@ Word = Literal["reproduced", "refuted", "inconclusive", "not testable here"]
 # The two-sided level of a test: of one look at the data, and of each of two planned ones, so that both together err
 # with 5% (Pocock, 1977, "Group Sequential Methods in the Design and Analysis of Clinical Trials").
 LEVELS = {1: 0.05, 2: 0.029}
-RULE = (
-    "The unit is a seed, with its own data, teacher, first weights and order of samples; runs are paired by seed."
-    " A margin for each metric, the smallest difference that would matter, is stated beforehand. A claim is "
-    "**reproduced** if the difference in the claimed direction is above 0, **refuted** if it is below the margin "
-    "(“the opposite shows” if it is below 0), each by a paired t test after Holm's correction for all differences"
-    " that the claims of a page are about; a reproduced difference that is also below the margin is called small."
-    " It is **inconclusive** otherwise, with the number of seeds that would most likely settle it (80% power, at "
-    "the scatter and the mean that were found, tested as strictly as the smallest p-value of the page). It is "
-    "**not testable here** if one of its guards fails: a teacher or a baseline that doesn't meet the premise of the "
-    "claim, a run that diverged, or a tuned value at the end of what was tried."
-)
+RULE = """\
+- **reproduced**: the difference in the claimed direction is above 0; “small, below the margin” if it is also below \
+the margin;
+- **refuted**: this difference is below the margin; “the opposite shows” if it is even below 0;
+- **inconclusive**: neither shows; with the number of seeds that would most likely settle it (80% power, at the \
+scatter and the mean that were found, tested as strictly as the smallest p-value of the page);
+- **not testable here**: a guard fails: the teacher or the baseline does not meet the premise of the claim, a run \
+diverged, or a tuned value lies at an edge of what was tried.
+
+A margin is the smallest difference of a metric that would matter, stated beforehand. A seed stands for its own data, \
+teacher, first weights and order of samples; runs are paired by seed. A paired t test decides on each difference, \
+after Holm's correction for all differences that the claims of a page are about."""
 _MANY = 10_000
 
 
@@ -49,7 +50,7 @@ class Guard:
     """A premise of claims, and whether the numbers meet it.
 
     Attributes:
-        sentence: the premise, with the measured value.
+        sentence: what the numbers say of the premise.
         holds: whether the premise holds.
     """
 
@@ -117,8 +118,8 @@ def combine(verdicts: Sequence[Verdict], guards: Sequence[Guard] = ()) -> Verdic
         >>> small, clear = Verdict("reproduced", "small, below the margin"), Verdict("reproduced")
         >>> str(combine([clear, small])), str(combine([clear, Verdict("refuted", "the opposite shows")]))
         ('reproduced: small, below the margin', 'refuted: the opposite shows')
-        >>> str(combine([clear], [Guard("the teacher is at least 10 points better: 3.0", False)]))
-        'not testable here: the teacher is at least 10 points better: 3.0'
+        >>> str(combine([clear], [Guard("3 of 40 runs diverged", False)]))
+        'not testable here: 3 of 40 runs diverged'
     """
     if not verdicts:
         return Verdict("not testable here", "its runs were not compared")
@@ -139,27 +140,33 @@ def _seeds(seeds: int) -> str:
 def guard_teacher(teacher: Sequence[float], baseline: Sequence[float], name: str, least: float) -> Guard:
     """Whether the teacher's mean accuracy exceeds the baseline's by this much; not met if it wasn't measured."""
     gap = _mean([one - other for one, other in zip(teacher, baseline, strict=True)])
-    found = "not measured" if math.isnan(gap) else f"{100 * gap:.1f}"
-    return Guard(f"the teacher is at least {100 * least:g} points more accurate than {name}: {found}", gap >= least)
+    return _guard_gap("the teacher", gap, f"accurate than {name}", least)
 
 
 def guard_overconfidence(baseline: Sequence[float], name: str, least: float) -> Guard:
     """Whether the baseline's mean confidence exceeds its accuracy by at least this much."""
-    gap = _mean(baseline)
-    found = "not measured" if math.isnan(gap) else f"{100 * gap:+.1f}"
-    return Guard(f"{name} is at least {100 * least:g} points more confident than accurate: {found}", gap >= least)
+    return _guard_gap(name, _mean(baseline), "confident than accurate", least)
 
 
-def guard_control(gains: Sequence[float], words: str, level: float = 0.05) -> Guard:
+def _guard_gap(name: str, gap: float, words: str, least: float) -> Guard:
+    if math.isnan(gap):
+        return Guard(f"whether {name} is more {words} was not measured", False)
+    if gap >= least:
+        return Guard(f"{name} is {100 * gap:.1f} points more {words} ({100 * least:g} needed)", True)
+    found = f"only {100 * gap:.1f} points more" if gap > 0 else f"{-100 * gap:.1f} points less"
+    return Guard(f"{name} is {found} {words}; {100 * least:g} {'' if gap > 0 else 'points more '}are needed", False)
+
+
+def guard_control(gains: Sequence[float], effect: str, level: float = 0.05) -> Guard:
     """Whether the positive control, a known effect, shows."""
     holds = paired_t_test(gains) < level and _mean(gains) > 0
-    return Guard(f"{words}: {'it does' if holds else 'it does not'}", holds)
+    return Guard(f"the positive control {'shows' if holds else 'does not show'}: {effect}", holds)
 
 
 def guard_ended(losses: Sequence[Sequence[float]]) -> Guard:
     """Whether every run ended with finite numbers."""
-    lost = sum(not math.isfinite(loss) for run in losses for loss in run)
-    return Guard(f"no run diverged: {lost} of {sum(map(len, losses))} did", lost == 0)
+    lost, all_runs = sum(not math.isfinite(loss) for run in losses for loss in run), sum(map(len, losses))
+    return Guard(f"{lost} of {all_runs} runs diverged" if lost else f"no run of {all_runs} diverged", lost == 0)
 
 
 def guard_interior(at_edge: Sequence[str]) -> Guard:
@@ -168,8 +175,8 @@ def guard_interior(at_edge: Sequence[str]) -> Guard:
     Args:
         at_edge: the names of the runs with such values.
     """
-    found = f"not of {', '.join(at_edge)}" if at_edge else "they do"
-    return Guard(f"tuned values lie within what was tried: {found}", not at_edge)
+    whose = f"a tuned value of {' and of '.join(at_edge)}" if at_edge else "no tuned value"
+    return Guard(f"{whose} lies at an edge of what was tried", not at_edge)
 
 
 def _mean(values: Sequence[float]) -> float:
