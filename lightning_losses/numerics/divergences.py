@@ -39,6 +39,17 @@ def over_finite_logarithms(
     return formula(*map(finite_logarithms, logarithms))
 
 
+def at_least_zero(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The value, 0 where rounding made it less, with the derivatives of the value.
+
+    Example:
+        >>> at_least_zero(torch.tensor([-1e-9, 2.0]))
+        tensor([0., 2.])
+    """
+    constant = value.detach()
+    return value + (constant.clamp(min=0.0) - constant)
+
+
 def weighted_sum(
     weights: Float[Tensor, "*rows classes"], log_q: Float[Tensor, "*rows classes"]
 ) -> Float[Tensor, "*rows"]:
