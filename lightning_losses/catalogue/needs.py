@@ -133,8 +133,8 @@ NEEDS = (
                 "teacher=wide_conv1d model.width=16 teacher.width=32 data.train_rows=1000 data.label_noise=0.3 "
                 "optimizer.lr=0.09 optimizer.weight_decay=0.01 trainer.max_epochs=188 "
                 "objective.terms.bdkd.loss.temperature=4",
-                "+14.47 ± 1.99 points of accuracy over cross-entropy with 30 % of the labels wrong (MNIST-1D), "
-                "beside a network of twice the width; mutual_learning +13.10 ± 2.73, with a larger calibration error",
+                "+17.40 ± 1.72 points of accuracy over cross-entropy with 30 % of the labels wrong (MNIST-1D), "
+                "beside a network of twice the width; mutual_learning +13.93 ± 2.16, with a larger calibration error",
                 "results/bed_a_online.md",
             ),
             Answer(
