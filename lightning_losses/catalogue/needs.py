@@ -262,7 +262,7 @@ NEEDS = (
                 "aps",
                 "sets of classes that hold the true one as often as you ask, whatever the network",
                 "lightning-losses calibrate logits=validation.npz calibrator=aps",
-                "90.11 ± 0.44 % of the rows covered where 90 % were asked for, with 2.048 ± 0.144 of 10 classes in a set",
+                "90.11 ± 0.44 % of the rows covered where 90 % were asked for, with 2.048 ± 0.144 of 10 classes a set",
                 "calibration.md",
             ),
             Answer(
