@@ -29,10 +29,10 @@ MISTAKES = [
     *of(
         f"{DIVERGENCES}/binary_kl.py",
         f"tests/{DIVERGENCES}/test_binary_kl.py tests/losses/test_single_precision.py",
-        ("torch.where(teacher > 0, -1.0, 1.0)", "torch.where(teacher > 0, 1.0, -1.0)"),
-        ("(likely * torch.expm1(step)) - likely * step)", "(likely * step.exp() - likely) - likely * step)"),
-        (".clamp(min=0.0)", ""),
-        ("- likely * difference", "- likely * difference.abs()"),
+        ("torch.copysign(torch.ones_like(teacher), -teacher)", "torch.copysign(torch.ones_like(teacher), teacher)"),
+        ("(likely * torch.expm1(step)) - likely * step", "(likely * step.exp() - likely) - likely * step"),
+        ("at_least_zero(near)", "near"),
+        ("- likely * (difference - step)", "- likely * (difference.abs() - step)"),
     ),
     *of(
         f"{DIVERGENCES}/adaptive_kl.py",
@@ -68,7 +68,7 @@ MISTAKES = [
         CROSSINGS,
         ("probabilities(given.logits, self.temperature)", "probabilities(given.logits)"),
     ),
-    *of(f"{DIVERGENCES}/binary_kl_norm.py", CROSSINGS, ("- math.log(2)", "- 0.5")),
+    *of(f"{DIVERGENCES}/binary_kl_norm.py", CROSSINGS, ("- (x - step)", "- x")),
     *of(f"{DIVERGENCES}/kl_top.py", CROSSINGS, ("not self.tail_bucket or ", "self.tail_bucket or ")),
     *of(
         f"{FEATURES}/attention_transfer.py",

@@ -34,6 +34,11 @@ def test_single_precision_keeps_the_digits_of_a_sure_teacher_and_of_a_near_one()
     torch.testing.assert_close(
         loss(student, teacher).double(), loss(student.double(), teacher.double()), rtol=1e-5, atol=0
     )
+    teacher = torch.linspace(-3, 3, 200).unsqueeze(1)
+    student = teacher + 0.01
+    torch.testing.assert_close(
+        loss(student, teacher).double(), loss(student.double(), teacher.double()), rtol=3e-4, atol=0
+    )
     # Rounding would leave some of them below 0.
     draw = torch.Generator().manual_seed(0)
     teacher, away = 5 * torch.randn(300000, 1, generator=draw), torch.randn(300000, 1, generator=draw)
