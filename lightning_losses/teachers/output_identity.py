@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import logging
 import platform
+import re
 import types
 import typing
 from collections import defaultdict, deque, namedtuple
@@ -131,6 +132,8 @@ class OutputIdentity:
             self._add_subclass(place, value)
         elif isinstance(value, slice):
             self._add_all(place, value.start, value.stop, value.step)
+        elif isinstance(value, re.Pattern):
+            self._add_all(place, value.pattern, value.flags)
         elif isinstance(value, functools.partial):
             self._add_all(f"{place} (a partial)", value.func, value.args, value.keywords)
             self._add_subclass(place, value)

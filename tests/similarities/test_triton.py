@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_losses.similarities import triton
-from tests.kernels.compiled import SHARED_MEMORY
+from tests.kernels.compiled import SHARED_MEMORY, compiles
 
 pytestmark = pytest.mark.kernels
 
@@ -37,6 +37,7 @@ def test_values_and_gradients_equal_those_of_the_matrix():
         assert max(line["errors"]) <= limit * (30 if line["case"] == "huge" else 1), line
 
 
+@compiles
 @pytest.mark.slow
 def test_compiled_kernels_neither_spill_nor_exceed_shared_memory():
     lines = lines_of("triton_compiled", False)

@@ -6,6 +6,7 @@ import enum
 import functools
 import os
 import random
+import re
 import sys
 import threading
 import types
@@ -242,6 +243,7 @@ HELD = {
     "a queue's length": lambda v: collections.deque([1], maxlen=v),
     "a list with an attribute": lambda v: with_attribute(Marked([1]), v),
     "a number with another name": Angle,
+    "a pattern": lambda v: re.compile(f"a{{{v}}}"),
     "a slice of tensors": lambda v: slice(torch.full((2000,), 1.0).index_fill(0, torch.tensor(1000), v)),
     "a masked array": lambda v: np.ma.masked_array([1.0, 2.0], mask=[v == 1, False]),
     "a sparse tensor": lambda v: torch.eye(2).mul(v).to_sparse(),

@@ -13,7 +13,7 @@ import torch
 from packaging.version import Version
 
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
-from tests.kernels.compiled import SHARED_MEMORY
+from tests.kernels.compiled import SHARED_MEMORY, compiles
 
 pytestmark = pytest.mark.kernels
 
@@ -77,6 +77,7 @@ def test_a_vocabulary_on_two_processes_equals_one():
     assert lines_of("tests.kernels.cross_entropy.triton_shards", True) == []
 
 
+@compiles
 @pytest.mark.slow
 def test_compiled_kernels_neither_spill_nor_exceed_shared_memory():
     # Measured with Triton 3.8, which spills nothing, and 3.6, which spills up to 16 bytes: of float16 with every option

@@ -6,7 +6,7 @@ import torch
 from lightning_losses import losses
 from lightning_losses.kernels.linear_distillation import linear_distillation
 from lightning_losses.kernels.rows.objectives import objective_of
-from tests.kernels.compiled import SHARED_MEMORY
+from tests.kernels.compiled import SHARED_MEMORY, compiles
 from tests.kernels.cross_entropy.test_triton import lines_of
 
 pytestmark = pytest.mark.kernels
@@ -35,6 +35,7 @@ def test_a_row_that_is_not_a_number_stays_so_and_alone():
         assert line["nan"] == [False, True, False], line
 
 
+@compiles
 @pytest.mark.slow
 def test_the_compiled_kernel_neither_spills_nor_exceeds_shared_memory():
     lines = lines_of("tests.kernels.rows.triton_compiled", False)
