@@ -40,7 +40,7 @@ def over_finite_logarithms(
 
 
 def at_least_zero(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The value, 0 where rounding made it less, with the derivatives of the value.
+    """A finite value, 0 where rounding made it less, with the derivatives of the value.
 
     Example:
         >>> at_least_zero(torch.tensor([-1e-9, 2.0]))

@@ -40,3 +40,11 @@ def test_a_point_far_off_leaves_the_axis_to_the_others_and_says_where_it_is():
 def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="no panels"):
         accuracy_against_cost({})
+
+
+def test_points_of_one_cost_stand_beside_each_other():
+    points = {run: (cost, 80.0, 79.0, 81.0) for run, cost in (("a", 1.0), ("b", 1.0), ("c", 50.0))}
+    (axis,) = accuracy_against_cost({"": points}).axes
+    marks = {bar.get_label(): bar.lines[0].get_xdata()[0] for bar in axis.containers if bar.get_label() in points}
+    assert marks["a"] < 1.0 < marks["b"] and marks["c"] == 50.0
+    assert marks["b"] - marks["a"] == pytest.approx(0.03 * 49)

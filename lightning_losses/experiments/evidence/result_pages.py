@@ -327,10 +327,8 @@ def _rest(name: str, found: Comparison) -> str:
 
 def _ordered(found: Comparison, setting: str) -> list[tuple[str, SeedInterval]]:
     """The differences from the baseline, the best first."""
-    higher = shown(found.claimed).better == "higher"
-    return sorted(
-        found.effects(setting, found.claimed).items(), key=lambda pair: pair[1].mean, reverse=higher
-    )  # fmt: skip
+    effects, higher = found.effects(setting, found.claimed), shown(found.claimed).better == "higher"
+    return sorted(effects.items(), key=lambda pair: pair[1].mean, reverse=higher)
 
 
 def _rounded(effect: SeedInterval, metric: str) -> str:
