@@ -88,7 +88,9 @@ class Calibrator(FittedModule):
     @property
     def _precision(self) -> torch.dtype:
         """The precision of the logits in `fit`."""
-        return self.get_buffer(self.learned[0]).dtype
+        # `get_buffer` breaks the graph of torch.compile before 2.11.
+        learned: Tensor = getattr(self, self.learned[0])
+        return learned.dtype
 
     def _widened(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Logits in the higher of their precision and that of the fit."""

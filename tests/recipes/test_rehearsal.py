@@ -66,6 +66,39 @@ def test_it_is_in_the_precision_of_the_run(precision, of_input, of_product):
     assert (module.seen.dtype, module.product.dtype) == (of_input, of_product)
 
 
+class Distilled(Doubled):
+    """A step of a network and its teacher."""
+
+    def __init__(self, network, teacher):
+        super().__init__()
+        self.network, self.teacher = network, teacher
+
+    def training_step(self, batch, batch_idx):
+        return {"loss": (self.network(batch["inputs"]) - self.teacher(batch["inputs"])).sum()}
+
+
+@pytest.mark.parametrize(
+    ("network", "teacher", "message"),
+    [
+        (
+            torch.nn.Linear(4, 1),
+            torch.nn.Linear(3, 1),
+            r"Linear can't take samples of shape \[3\] \(mat1 and mat2 .*\);",
+        ),
+        (
+            torch.nn.Linear(3, 1),
+            torch.nn.Conv1d(3, 1, 5),
+            r"Conv1d can't take samples of shape \[3\] \(.*\); give anoth",
+        ),
+        (torch.nn.Linear(3, 2), torch.nn.Linear(3, 3), r"^The size of tensor a"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_is_named(network, teacher, message):
+    with pytest.raises(RuntimeError if message.startswith("^") else ConfigError, match=message):
+        rehearse_step(Distilled(network, teacher), {"inputs": torch.ones(2, 3)}, trainer())
+    assert not network._forward_hooks and not network._forward_pre_hooks
+
+
 @pytest.mark.parametrize(("strategy", "device"), [("auto", "meta"), ("ddp", "meta"), ("ddp_fork", "cpu")])
 def test_it_is_on_the_device_of_the_run_unless_the_run_is_forked(strategy, device, monkeypatch):
     built = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")), precision_plugin=Precision())

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
+from torch import nn
 
 from lightning_losses.experiments.config.check_config import ConfigError, forks
 from lightning_losses.experiments.config.instantiate import instantiate
@@ -49,7 +50,7 @@ def rehearse_step(
     for callback in callbacks:
         if hasattr(callback, "before_rehearsal"):
             callback.before_rehearsal(module)
-    with _names_logged(module) as names:
+    with _names_logged(module) as names, _naming_the_network(module):
         with precision.train_step_context():
             step: Any = module.training_step(there(batch), 0)
         step["loss"].backward()
@@ -89,6 +90,32 @@ def _names_logged(module: L.LightningModule) -> Iterator[set[str]]:
         yield names
     finally:
         del own["log"], own["add_to_means"]
+
+
+@contextmanager
+def _naming_the_network(module: L.LightningModule) -> Iterator[None]:
+    """Within this context an error out of the network or the teacher says which it is, and what it was given."""
+    running: list[str] = []
+
+    def enter(network: nn.Module, given: tuple[Any, ...]) -> None:
+        shapes = [str(list(one.shape[1:])) for one in given if isinstance(one, torch.Tensor)]
+        running[:] = [f"{type(network).__name__} can't take samples of shape {', '.join(shapes)}"]
+
+    networks = [getattr(module, name, None) for name in ("network", "teacher")]
+    handles = []
+    for network in networks:
+        if isinstance(network, nn.Module):
+            handles.append(network.register_forward_pre_hook(enter))
+            handles.append(network.register_forward_hook(lambda *_: running.clear()))
+    try:
+        yield
+    except RuntimeError as error:
+        if not running or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ConfigError(f"{running[0]} ({_first_line(error)}); give another model= or teacher=.") from error
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _first_line(error: Exception) -> str:
