@@ -10,6 +10,8 @@ from tests.frozen.outcomes import difference, outcome
 
 # Another processor rounds otherwise, by up to 2e-11; to the bit is for the command line, on the one that froze.
 TOLERANCES = {"float16": 1e-3, "float32": 1e-6}
+# What the torch that froze drops; older ones (2.6) draw other units.
+DROPPED = torch.tensor([0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 2.0, 2.0])
 
 
 def tolerance(case):
@@ -27,6 +29,9 @@ def test_every_loss_of_the_freeze_is_there():
 def test_it_gives_what_is_frozen(name):
     frozen = read(name)
     assert len({case.name for case, _ in frozen}) == len(frozen)
+    torch.manual_seed(0)
+    if not torch.equal(torch.dropout(torch.ones(8), 0.5, train=True), DROPPED):
+        frozen = [(case, came) for case, came in frozen if "dropout" not in case.options]
     apart = {case.name: (difference(outcome(name, case), came), tolerance(case)) for case, came in frozen}
     assert {case: number for case, (number, most) in apart.items() if not number <= most} == {}
 
