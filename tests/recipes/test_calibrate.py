@@ -107,7 +107,7 @@ def test_it_leaves_a_calibrator_a_table_and_pictures(tmp_path, labelled):
 def test_every_calibrator_can_be_chosen(tmp_path, labelled, name):
     path = written(tmp_path, "safetensors", *labelled)
     found = calibrated(tmp_path / "run", f"logits={path}", f"test_logits={path}", f"calibrator={name}")
-    assert found.after.values["brier"] < found.before.values["brier"]
+    assert found.after.values["nll"] < found.before.values["nll"]
     assert Calibrator.load(tmp_path / "run" / "calibrator.safetensors").options == found.calibrator.options
 
 
@@ -256,7 +256,7 @@ def test_logits_of_views_come_from_a_file(tmp_path, labelled):
     path = written(tmp_path, "npz", torch.stack([logits, view], dim=1), labelled[1])
     choice = ["calibrator=correctness_aware", "calibrator.views=[rotate]", f"logits={path}"]
     found = calibrated(tmp_path / "run", *choice)
-    assert found.after.values["brier"] < found.before.values["brier"]
+    assert found.after.values["nll"] < found.before.values["nll"]
     with pytest.raises(ValueError, match=r"give \[N, 3, C\]"):
         calibrated(tmp_path / "other", *choice, "calibrator.views=[rotate,blur]")
     with pytest.raises(ValueError, match="shape"):
