@@ -19,7 +19,13 @@ def squared(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows 1"]:
 
 def lengths(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows 1"]:
     """The lengths; at least 1e-5, without gradient below."""
-    return squared(vectors).clamp(min=_SHORTEST**2).sqrt()
+    size = _size(vectors)
+    return size * squared(vectors / size).clamp(min=_SHORTEST**2).sqrt()
+
+
+def _size(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows 1"]:
+    """The largest coordinate, a constant of at least 1: squares of long vectors would overflow."""
+    return vectors.detach().abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
 
 
 def shortened(vectors: Float[Tensor, "*rows dim"], most: float) -> Float[Tensor, "*rows dim"]:
@@ -28,7 +34,9 @@ def shortened(vectors: Float[Tensor, "*rows dim"], most: float) -> Float[Tensor,
     Source:
         Guo et al., 2022, "Clipped Hyperbolic Classifiers Are Super-Hyperbolic Classifiers", arXiv:2107.11472.
     """
-    return vectors * (most / (lengths(vectors) + _SHORTEST)).clamp(max=1.0)
+    size = _size(vectors)
+    unit = vectors / size
+    return unit * torch.minimum(most / (lengths(unit) + _SHORTEST / size), size)
 
 
 def mobius_sum(

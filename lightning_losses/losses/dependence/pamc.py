@@ -1,5 +1,7 @@
 """PAMC, meta-node contrast: nodes like their neighbours in a graph, clusters by their sums unlike each other."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,7 +11,7 @@ from lightning_losses.numerics.checks import check_embeddings, check_floating
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.rows import check_labels
-from lightning_losses.numerics.settings import Positive
+from lightning_losses.numerics.settings import Bound
 
 # The authors' constant within both logarithms.
 _LEAST = 1e-10
@@ -24,7 +26,7 @@ class PAMC(Loss):
     each has graphs of its own.
 
     Args:
-        t: the factor of cosines, an inverse temperature, above 0.
+        t: the factor of cosines, an inverse temperature, above 0 and at most 50, since exponentials of more overflow.
 
     Shapes:
         embeddings: [B, D], a node each; target: [B] the cluster of each, any numbers, without gradient; adjacency:
@@ -34,7 +36,7 @@ class PAMC(Loss):
         A scalar. A node without edges counts as ``-log 1e-10``.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a target of probabilities; a t of 0 or less.
+        ValueError: shapes or dtypes that do not fit; a target of probabilities; a t out of range.
 
     Source:
         Kulatilleke, Portmann, Chandra, 2022, "Efficient block contrastive learning via parameter-free meta-node
@@ -50,7 +52,7 @@ class PAMC(Loss):
     status = "confirmed"
     evidence = "gayanku/PAMC"
 
-    t: Positive = 1.0
+    t: Annotated[float, Bound(above=0, most=50)] = 1.0
 
     def forward(
         self,

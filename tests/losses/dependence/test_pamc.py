@@ -45,3 +45,9 @@ def test_an_adjacency_of_other_nodes_is_refused():
         PAMC()(Z, CLUSTER, EDGES[:5])
     told = "adjacency of shape [5, 6] came with 6 embeddings; give a row and a column for each."
     assert str(error.value) == f"pamc: {told}"
+
+
+def test_a_factor_whose_exponential_would_overflow_is_refused():
+    with pytest.raises(ValueError, match="t=100.0 came; give a number above 0 and at most 50"):
+        PAMC(t=100.0)
+    assert PAMC(t=50.0)(Z.float(), CLUSTER, EDGES.float()).isfinite()

@@ -49,3 +49,18 @@ def test_equal_points_and_the_rim_have_finite_gradients():
         (slope,) = torch.autograd.grad(value, embeddings)
         assert math.isfinite(value.item()) and bool(slope.isfinite().all())
     assert loss(embeddings[:2], torch.tensor([0, 0])) == 0
+
+
+@pytest.mark.parametrize("clip_radius", [2.0, None])
+@pytest.mark.parametrize("length", [1e15, 1e25, 1e37])
+def test_long_vectors_are_at_the_rim_or_cut_as_others_are(length, clip_radius):
+    loss, target = HypPC(clip_radius=clip_radius), torch.tensor([0, 0])
+    exact = torch.tensor([[1.0, 2.0], [-2.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    given = (length * exact.detach()).float().requires_grad_()
+    value = loss(given, target)
+    expected = loss(1e5 * exact, target)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=0)
+    if clip_radius is not None:
+        value.backward()
+        expected.backward()
+        torch.testing.assert_close(length * given.grad.double(), exact.grad, rtol=1e-3, atol=0)
