@@ -162,9 +162,14 @@ def finite(value: Any) -> Any:
 
 
 def refused_number(error: BaseException | None) -> int | None:
-    """The number of the system's error behind a library's: torch puts one of its own on top, safetensors says it."""
+    """The number of the system's error behind a library's: torch puts one of its own on top, safetensors says it.
+
+    Example:
+        >>> refused_number(RuntimeError("IoError(Os { code: 28, kind: StorageFull })"))  # of safetensors before 0.6
+        28
+    """
     while error is not None and not isinstance(error, OSError):
-        if said := re.search(r"\(os error (\d+)\)", str(error)):
+        if said := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error)):
             return int(said[1])
         error = error.__cause__ or error.__context__
     return None if error is None else error.errno

@@ -78,7 +78,7 @@ def contents(folder):
 
 
 @pytest.mark.slow
-def test_a_new_method_needs_the_command_alone(checkout, monkeypatch, capsys, tmp_path):
+def test_a_new_method_needs_the_command_alone(checkout, monkeypatch, capsys, tmp_path, request):
     before = contents(checkout)
     monkeypatch.chdir(checkout)
     bar = "bar_" + 26 * "r"
@@ -105,7 +105,10 @@ def test_a_new_method_needs_the_command_alone(checkout, monkeypatch, capsys, tmp
     (checkout / "tests" / "test_listed.py").write_text(LISTED)
     own = ["tests/test_listed.py", *(str(path) for path in printed if path.name.startswith("test_"))]
     chosen = ["-k", "foo_kd or bar_ or exported or offers"]
-    result = run("pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *chosen, *TESTS, *own, folder=checkout).stdout
+    # Warnings are treated as in this run, whose command line may have relaxed them.
+    warned = [f"-W{one}" for one in request.config.option.pythonwarnings or ()]
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", *warned]
+    result = run("pytest", *options, *chosen, *TESTS, *own, folder=checkout).stdout
     failures = [line for line in result.splitlines() if line.startswith("FAILED")]
     assert len(failures) == 2 and all("::test_nothing_is_left_to_fill_in" in line for line in failures), result
     assert int(result.rpartition("2 failed, ")[2].split()[0]) > 100

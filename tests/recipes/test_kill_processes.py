@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch._dynamo
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
@@ -187,6 +188,8 @@ def by_launcher(function, folder, sent=(), kill_after=None):
     child = os.fork()
     if child == 0:
         status, started = 1, []
+        # An earlier test's, which the launcher would pass on.
+        HydraConfig.instance().cfg = None
 
         def start(*arguments, **options):
             started.append(Started(function, writer, *arguments, **options))
@@ -268,8 +271,9 @@ def test_an_interrupted_run_goes_on_with_the_next_step(whole, tmp_path, trainer,
 def run_command(command):
     """What the interpreter does with a command, in this process, which has loaded everything."""
     _, *words = command
-    # A new process has none.
+    # A new process has none of these.
     GlobalHydra.instance().clear()
+    sys.modules.pop("lightning_losses.__main__", None)
     try:
         if words[0] == "-m":
             sys.argv = words[1:]

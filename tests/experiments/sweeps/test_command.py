@@ -44,6 +44,9 @@ class Started:
 def agent(monkeypatch, tmp_path):
     """W&B's agent, whose one missing part is the server."""
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    # Before 0.21 the agent writes below the working folder, to one that a run has made.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb" / "sweep-sweep").mkdir(parents=True)
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("SWEEP_TEST_HOME", "/home")
     # The agent sets them; monkeypatch takes them away afterwards.
