@@ -85,7 +85,9 @@ def measured(answer):
     objective = next(iter(re.findall(r" (objective=\w+)", answer.command)), f"objective={answer.method}")
     for one in planned.first(1).planned:
         row = any(line.startswith(f"| {one.run} |") and number in line for line in lines)
-        said = re.search(rf"(?<!\w){re.escape(one.setting)}", answer.effect) if one.setting else row
+        # With other words between: "40 % of the labels wrong" names the setting "40 % wrong".
+        named = r"(?<!\w)" + r"\s(?:[\w ]*\s)?".join(map(re.escape, one.setting.split()))
+        said = re.search(named, answer.effect) if one.setting else row
         if said and objective in one.words:
             tuned = numbers["tuned"][one.setting][one.run]
             words = [*one.words, f"optimizer.lr={tuned['learning_rate']:g}"]
