@@ -3,6 +3,7 @@
 import importlib.util
 from functools import cache
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,18 +38,22 @@ def padded_rows(like: Tensor, rows: int, columns: int) -> Float[Tensor, "rows co
     return like.new_empty(rows, -(-columns // 16) * 16)[:, :columns]
 
 
-def cuda_chunk(tokens: int, vocabulary: int, itemsize: int) -> int:
+def cuda_chunk(tokens: int, vocabulary: int, itemsize: int, device: torch.device | None = None) -> int:
     """Tokens in a chunk on a GPU: even chunks of about 512 MiB of scores, in multiples of 128, 1024 to 4096 at most.
+
+    Hopper and later, whose products are fast and whose memory is large, take chunks of up to 2048 tokens in any case.
 
     Args:
         tokens: N.
         vocabulary: V.
         itemsize: bytes of a score.
+        device: the GPU; None for one before Hopper.
 
     Example:
         >>> cuda_chunk(8192, 128256, 2), cuda_chunk(8192, 32768, 2), cuda_chunk(5000, 128256, 2)
         (2048, 4096, 1792)
     """
-    most = min(max(2**29 // (max(vocabulary, 1) * itemsize) // 128 * 128, 1024), 4096)
+    hopper = device is not None and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    most = min(max(2**29 // (max(vocabulary, 1) * itemsize) // 128 * 128, 2048 if hopper else 1024), 4096)
     chunks = max(-(-tokens // most), 1)
     return max(-(-tokens // (128 * chunks)), 1) * 128

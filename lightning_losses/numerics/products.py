@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# Rows or columns of a float16 operand that are raised at once.
+_RAISED = 4096
+
 
 def product(
     a: Float[Tensor, "rows inner"],
@@ -42,14 +45,28 @@ def accumulate(
         torch.mm(a, b.t(), out=total)
     elif by_blas:
         total.addmm_(a, b.t())
+    elif a.dtype == torch.float16 != total.dtype:
+        _accumulate_raised(total, a, b, first)
+    elif first:
+        total.copy_(product(a, b))
     else:
-        if a.dtype == torch.float16 != total.dtype:
-            # Rounded to float16, a product could overflow.
-            a, b = a.to(total.dtype), b.to(total.dtype)
-        if first:
-            total.copy_(product(a, b))
-        else:
-            total.add_(product(a, b))
+        total.add_(product(a, b))
+
+
+def _accumulate_raised(
+    total: Float[Tensor, "rows columns"], a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"], first: bool
+) -> None:
+    """`accumulate` of float16, whose rounded product could overflow, by tiles: a whole raised operand takes 1 GB."""
+    rows, inner = a.shape
+    if first:
+        total.zero_()
+    if inner > rows:
+        for part in spans(inner, _RAISED):
+            total.addmm_(a[:, part].to(total.dtype), b[:, part].to(total.dtype).t())
+    else:
+        raised = b.to(total.dtype).t()
+        for part in spans(rows, _RAISED):
+            total[part].addmm_(a[part].to(total.dtype), raised)
 
 
 def product_into(

@@ -17,8 +17,8 @@ def assert_the_host_never_waits(step):
     """The first step compiles and allocates; an error is raised where the second waits."""
     step()
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -27,6 +27,7 @@ def assert_the_host_never_waits(step):
 def assert_captured_equals_eager(step, *inputs):
     """A step's tensors, captured and replayed on inputs turned around in place, are those of a step on these."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()

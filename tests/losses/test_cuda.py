@@ -22,7 +22,6 @@ def on_gpu(values):
 
 
 @EVERY
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_no_step_waits_for_the_device(loss, no_waiting):
     module, values = build(loss).cuda(), on_gpu(tensors(loss))
     for name in trained(values):

@@ -42,6 +42,10 @@ class Statistics(NamedTuple):
         """The statistics of some rows."""
         return Statistics(*(None if values is None else values[rows].contiguous() for values in self))  # type: ignore[arg-type]
 
+    def divided(self, by: Float[Tensor, ""]) -> "Statistics":
+        """Each statistic divided by a number."""
+        return Statistics(*(None if values is None else values / by for values in self))  # type: ignore[arg-type]
+
 
 def asked_for(terms: Terms, entropy: bool = False) -> tuple[bool, bool, bool, bool]:
     """Which statistics these terms and the options need."""

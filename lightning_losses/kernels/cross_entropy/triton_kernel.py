@@ -51,7 +51,7 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
     VOCABULARY: tl.constexpr, STRIDE: tl.constexpr,
     HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERED: tl.constexpr, SMOOTH: tl.constexpr,
     ENTROPY: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, SQUARE: tl.constexpr,
-    COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+    PARTIAL: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Computes a row's statistics, and overwrites its logits by their gradient.
 
@@ -59,7 +59,8 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
 
     With ``STATISTICS`` the statistics are computed and stored, else read. ``of_...`` are the upstream gradients of the
     statistics; with ``SQUARE``, when statistics and gradients are computed in one launch, ``of_square * lse`` is added
-    to that of the logsumexp. A target outside the row's classes belongs to another process.
+    to that of the logsumexp. A target outside the row's classes belongs to another process with ``PARTIAL``, and makes
+    the loss NaN without.
     """
     row = tl.program_id(0).to(tl.int64)
     logits = logits_ptr + row * STRIDE
@@ -90,16 +91,17 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
             if ENTROPY:
                 weighted = weighted * decay + fresh * tl.where(fresh > 0.0, score, 0.0)
             largest = tl.maximum(largest, score)
+        # Read before the reductions, at which warps wait for each other: after them another may have overwritten it.
+        here = (target >= 0) & (target < VOCABULARY)
+        picked, _ = _scores(
+            logits, bias_ptr, numbers_ptr, target, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, TEMPERED, COMPUTE
+        )
         anchor = tl.max(largest)
         decay = tl.exp2((largest - anchor) * LOG2_E)
         mass = tl.sum(total * decay)
         lse = anchor + tl.log(mass)
         tl.store(lse_ptr + row, lse)
-        here = (target >= 0) & (target < VOCABULARY)
-        picked, _ = _scores(
-            logits, bias_ptr, numbers_ptr, target, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, TEMPERED, COMPUTE
-        )
-        tl.store(picked_ptr + row, tl.where(here, picked, 0.0))
+        tl.store(picked_ptr + row, tl.where(here, picked, 0.0 if PARTIAL else float("nan")))
         if SMOOTH:
             tl.store(smooth_ptr + row, tl.sum(smooth))
         if ENTROPY:

@@ -4,6 +4,7 @@ Nothing is read back to the host, and nothing is cleared or copied without need:
 gradient, later ones add to it.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -25,8 +26,8 @@ from lightning_losses.numerics.products import accumulate, product_into, spans
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BLOCK, WARPS = 4096, 16
 """Number of classes that a program reads at once, and its warps."""
-ENLARGED = 1024.0
-"""Intermediate factor of float16 gradients, whose smallest entries would otherwise underflow."""
+ENLARGED, LARGEST = 1024.0, 32768.0
+"""Factor of float16 gradients in between, whose smallest entries would otherwise underflow, and their largest size."""
 
 
 class Launch(NamedTuple):
@@ -37,6 +38,7 @@ class Launch(NamedTuple):
     terms: Terms
     start: int = 0
     entropy: bool = False
+    partial: bool = False
 
     def __call__(
         self,
@@ -50,7 +52,13 @@ class Launch(NamedTuple):
     ) -> None:
         """Compute the statistics unless they are `known`; with `upstream`, also overwrite the logits by gradients."""
         terms, vocabulary = self.terms, logits.shape[1]
-        block = min(triton.next_power_of_2(max(vocabulary, 16)), 64 if INTERPRETED else BLOCK)
+        if vocabulary == 0:
+            # A process whose part of the vocabulary is empty has no score to read.
+            if not known:
+                statistics.lse.fill_(-torch.inf)
+            return
+        # An entry for each of 128 threads at least: two that held the same one would read and overwrite it at once.
+        block = min(triton.next_power_of_2(max(vocabulary, 128)), 64 if INTERPRETED else BLOCK)
         nothing = statistics.lse
         weights = None
         if terms.label_smoothing:
@@ -59,7 +67,8 @@ class Launch(NamedTuple):
                 weights = of_all[self.start :][:vocabulary].to(weights)
 
         def given(values: Tensor | None) -> Tensor:
-            return nothing if values is None else values
+            # The kernel reads vectors without strides.
+            return nothing if values is None else values.contiguous()
 
         of = Statistics(nothing, nothing) if upstream is None else upstream
         tempered = terms.temperature != 1.0
@@ -73,7 +82,7 @@ class Launch(NamedTuple):
                 logits,
                 given(self.bias),
                 numbers,
-                target,
+                target.contiguous(),
                 given(weights),
                 *map(given, statistics),
                 given(of.lse),
@@ -91,6 +100,7 @@ class Launch(NamedTuple):
                 STATISTICS=not known,
                 GRADIENT=upstream is not None,
                 SQUARE=of_square is not None,
+                PARTIAL=self.partial,
                 COMPUTE=tl.float64 if nothing.dtype == torch.float64 else tl.float32,
                 BLOCK=block,
                 num_warps=min(max(block // 256, 4), WARPS),
@@ -116,14 +126,23 @@ class Gradients:
         self.bias = weight.new_zeros(len(weight), dtype=statistics) if wanted[2] and bias is not None else None
         self.first = True
 
-    def add(self, rows: slice, hidden: Float[Tensor, "rows width"], logits: Float[Tensor, "rows vocabulary"]) -> None:
-        """Add a chunk's part; `logits` holds the gradients with respect to the logits."""
+    def add(
+        self,
+        rows: slice,
+        hidden: Float[Tensor, "rows width"],
+        logits: Float[Tensor, "rows vocabulary"],
+        divisor: Float[Tensor, ""] | None = None,
+    ) -> None:
+        """Add a chunk's part; `logits` holds the gradients with respect to the logits, divided by `divisor`."""
         if self.hidden is not None:
             product_into(self.hidden[rows], logits, self.weight_of_head.t())
+            if divisor is not None:
+                self.hidden[rows] *= divisor
         if self.weight is not None:
-            accumulate(self.weight, logits.t(), hidden.t(), self.first)
+            accumulate(self.weight, logits.t(), (hidden if divisor is None else hidden * divisor).t(), self.first)
         if self.bias is not None:
-            self.bias += logits.sum(dim=0, dtype=self.bias.dtype)
+            of_bias = logits.sum(dim=0, dtype=self.bias.dtype)
+            self.bias += of_bias if divisor is None else of_bias * divisor
         self.first = False
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -142,7 +161,7 @@ def chunks_of(
     hidden, weight, *_ = operands
     tokens, vocabulary = len(hidden), len(weight)
     # A tuple, tiles of the vocabulary, was refused before.
-    given = chunk if isinstance(chunk, int) else cuda_chunk(tokens, vocabulary, weight.element_size())
+    given = chunk if isinstance(chunk, int) else cuda_chunk(tokens, vocabulary, weight.element_size(), weight.device)
     step = min(given, max(tokens, 1))
     place = padded_rows(weight, step, vocabulary)
     for rows in spans(tokens, step) if tokens else ():
@@ -168,10 +187,11 @@ def sums_and_gradients(
     if isinstance(z_scale, Tensor) or z_scale:
         of_square = counts * (2 * z_scale * (ENLARGED / scale if enlarged else 1.0))
     row_weight = terms.row_weight(target + start if start else target)
-    launch = Launch(weight, bias, terms, start)
+    launch = Launch(weight, bias, terms, start, partial=exchange is not None)
     gradients = Gradients(operands, wanted, problem.accum_dtype, partial=exchange is not None)
-    # Two launches, if the gradient depends on other processes' statistics or on the row function.
-    apart = exchange is not None or terms.row_function is not None
+    # Two launches, if the gradient depends on other processes' statistics or on the row function, or if the statistics
+    # must be known to keep it within float16.
+    apart = exchange is not None or terms.row_function is not None or (enlarged and of_square is not None)
     everywhere = exchange or Alone()
 
     def upstream(rows: slice) -> Statistics:
@@ -199,8 +219,12 @@ def sums_and_gradients(
                 squares = None
         else:
             fed, known = of_all.at(rows), False
+        divisor = None
+        if enlarged:
+            divisor = _power_above(fed, terms, LARGEST).clamp(min=1.0)
+            fed = fed.divided(divisor)
         launch(logits, target[rows], of_rows, fed, squares, known=known)
-        gradients.add(rows, e, logits)
+        gradients.add(rows, e, logits, divisor)
     picked = scores_of_kept(statistics.picked, statistics.lse, kept)
     losses = terms.cross_entropy(statistics.lse, picked, statistics.smooth, row_weight)
     z_part = z_scale * (counts * statistics.lse.square()).sum()
@@ -208,6 +232,20 @@ def sums_and_gradients(
     if grad_hidden is not None and exchange is not None:
         grad_hidden = exchange.total(grad_hidden)
     return Summed(scale * (counts * losses).sum() + z_part, z_part, grad_hidden, grad_weight, grad_bias, factor)
+
+
+def _power_above(upstream: Statistics, terms: Terms, largest: float) -> Float[Tensor, ""]:
+    """The power of 2 above the size of a score's gradient, relative to `largest`; computed on the device."""
+    size = upstream.lse.abs() + upstream.picked.abs()
+    if upstream.smooth is not None:
+        weights = terms.smoothing_weight()
+        size = size + upstream.smooth.abs() * (1.0 if weights is None else weights.amax())
+    if upstream.entropy is not None:
+        # Of a probability p of V classes it is p (log p + entropy).
+        size = size + upstream.entropy.abs() * (1.0 + math.log(terms.classes))
+    power = (size.amax() / (largest * terms.temperature)).log2().ceil()
+    # Without a gradient it would be -inf.
+    return power.clamp(min=-100.0).exp2()
 
 
 def _combine(statistics: Statistics, exchange: Exchange) -> None:
@@ -244,11 +282,17 @@ class TritonRows(NamedTuple):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients, from scores computed again."""
         gradients = Gradients(operands, wanted, self.problem.accum_dtype)
+        divisor = None
+        if operands.weight.dtype == torch.float16 and len(operands.hidden):
+            divisor = _power_above(upstream, self.problem.terms, 2 * ENLARGED)
+            upstream = upstream.divided(divisor)
         for rows, e, logits in chunks_of(operands, self.problem.kept, self.problem.chunk):
             self._launch(operands, rows, logits, statistics, upstream.at(rows))
             gradients.add(rows, e, logits)
         return tuple(  # type: ignore[return-value]
-            None if gradient is None or operand is None else gradient.to(operand.dtype)
+            None
+            if gradient is None or operand is None
+            else (gradient if divisor is None else gradient.mul_(divisor)).to(operand.dtype)
             for gradient, operand in zip(gradients.finished(), operands[:3], strict=True)
         )
 

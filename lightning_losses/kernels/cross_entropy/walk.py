@@ -31,7 +31,7 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: 
         full: whether scores are held in float32 even for a half-precision head, together with a teacher's.
     """
     if weight.device.type != "cpu":
-        return cuda_chunk(tokens, len(weight), 4 if full else weight.element_size())
+        return cuda_chunk(tokens, len(weight), 4 if full else weight.element_size(), weight.device)
     cached = 13 * 2**19 // ((8 if full else weight.element_size()) * max(len(weight), 1))
     half = weight.element_size() < 4
     # A wide half-precision head is bound by memory traffic, so its products gain from more rows.

@@ -138,6 +138,11 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
         if REVERSE:
             s_gain = s_gain * s_old + s_new * (tl.where(s_there, s_score, 0.0) - tl.where(both, t_score, 0.0))
             s_mass = s_mass * s_old + tl.where(both, s_new, 0.0)
+    # Read before the reductions, at which warps wait for each other: after them another may have overwritten it.
+    if HARD or EXCLUDE:
+        s_picked = _picked(student, student_bias_ptr, target, VOCABULARY, STUDENT_BIAS)
+    if EXCLUDE:
+        t_picked = _picked(teacher, teacher_bias_ptr, target, VOCABULARY, TEACHER_BIAS)
     s_lse, s_scale = _settled(s_largest, s_total)
     t_lse, t_scale = _settled(t_largest, t_total)
 
@@ -179,7 +184,6 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
     s_whole = s_lse
     rest = 1.0
     if HARD or EXCLUDE:
-        s_picked = _picked(student, student_bias_ptr, target, VOCABULARY, STUDENT_BIAS)
         if SOFTENED:
             s_whole, _ = _settled(s_whole_largest, s_whole_total)
         elif EXCLUDE:
@@ -190,7 +194,6 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
         tl.store(hard_ptr + row, cross_entropy)
         onehot_weight += hard_weight
     if EXCLUDE:
-        t_picked = _picked(teacher, teacher_bias_ptr, target, VOCABULARY, TEACHER_BIAS)
         if SOFTENED:
             t_whole, _ = _settled(t_whole_largest, t_whole_total)
         else:

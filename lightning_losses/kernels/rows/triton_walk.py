@@ -60,11 +60,13 @@ def walk(
     factor: float | Tensor = 1.0
     if weight.dtype == torch.float16 and tokens and any(wanted):
         most = shares.abs().amax()
-        shares = shares * (_HALF_SHARE / torch.where(most > 0, most, 1.0))
-        factor = most / _HALF_SHARE
+        half = _HALF_SHARE / max(1.0, parts.hard, parts.soft * abs(objective.factor) / objective.temperature)
+        shares = shares * (half / torch.where(most > 0, most, 1.0))
+        factor = most / half
     values = hidden.new_empty(2 if parts.hard else 1, tokens, dtype=torch.float32)
     gradients = Gradients(operands, wanted, accum_dtype)
-    cuts = list(spans(tokens, chunk or cuda_chunk(tokens, vocabulary, weight.element_size()))) if tokens else []
+    step = chunk or cuda_chunk(tokens, vocabulary, weight.element_size(), weight.device)
+    cuts = list(spans(tokens, step)) if tokens else []
     space = padded_rows(hidden, largest(cuts), vocabulary)
     for rows, teacher_scores in zip(cuts, teacher.matrices(cuts, vocabulary), strict=True):
         e = hidden[rows]
@@ -107,9 +109,10 @@ def _launch(
         distillation_kernel[(len(student),)](
             student,
             teacher,
-            student if biases[0] is None else biases[0],
-            teacher if biases[1] is None else biases[1],
-            share if target is None else target,
+            # The kernel reads vectors without strides.
+            student if biases[0] is None else biases[0].contiguous(),
+            teacher if biases[1] is None else biases[1].contiguous(),
+            share if target is None else target.contiguous(),
             share,
             values[0],
             values[-1],

@@ -8,6 +8,7 @@ The interpreter must be chosen before Triton is imported, hence a process of its
 import itertools
 import json
 import sys
+from unittest import mock
 
 import torch
 from triton.runtime.errors import InterpreterError
@@ -62,7 +63,7 @@ def errors(dtype, shape, options, bias, impl="triton"):
     if options.pop("left_out", False):
         values[2][::3] = -torch.inf
         target = torch.where((target >= 0) & (target % 3 == 0), target + 1, target)
-    if options.pop("class_weight", False):
+    if options.get("class_weight") is True:
         options["class_weight"] = torch.linspace(0.5, 2.0, vocabulary)
     upstream = torch.linspace(-1, 2, tokens) if options.get("reduction") == "none" else torch.tensor(-1.5)
     outcomes = []
@@ -94,6 +95,35 @@ def liger_errors(options):
     return errors(torch.float32, SHAPES[0], options, True, impl="liger")
 
 
+# Gradients of a score far above 1, whose float16 entries must not overflow on their way.
+STEEP = {
+    "class-weight": {"class_weight": torch.full((53,), 300.0), "label_smoothing": 0.3},
+    "temperature": {"temperature": 0.01},
+    "row-function": {"row_function": lambda cross_entropy: 200 * cross_entropy},
+    "z": {"z_loss": 20.0},
+    "rows": {"reduction": "none", "class_weight": torch.full((53,), 300.0)},
+}
+
+
+def outside():
+    """The values of a target beyond the vocabulary, which nothing checks on a GPU, beside others."""
+    hidden, weight, target = torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 5, 4])
+    with mock.patch("lightning_losses.kernels.inputs.check_targets"):
+        return linear_cross_entropy(hidden, weight, target, impl="triton", reduction="none").tolist()
+
+
+def strided():
+    """How far vectors with strides are from their copies: bias, class weight and target."""
+    hidden, weight = torch.randn(6, 4), torch.randn(5, 4)
+    bias, class_weight, target = torch.randn(10)[::2], torch.rand(10)[::2], torch.tensor([0, 9, 3, 9, -100, 9] * 2)[::2]
+    options = {"label_smoothing": 0.2, "impl": "triton", "drop_ignored": True}
+    one, other = (
+        linear_cross_entropy(hidden, weight, to(target), to(bias), class_weight=to(class_weight), **options)
+        for to in (lambda vector: vector, torch.Tensor.contiguous)
+    )
+    return float((one - other).abs())
+
+
 def multiplying():
     """What is left of a number times a tensor, in each dtype, of 1 and of another."""
     apart = []
@@ -121,6 +151,10 @@ def main():
             if not (isinstance(error, InterpreterError) or "active drivers" in str(error)):
                 raise
             print(json.dumps({"case": name, "liger": None, "reason": str(error)}), flush=True)
+    for name, options in STEEP.items():
+        print(json.dumps({"case": name, "steep": errors(torch.float16, SHAPES[0], options, True)}), flush=True)
+    print(json.dumps({"case": "outside", "outside": outside()}), flush=True)
+    print(json.dumps({"case": "strided", "strided": strided()}), flush=True)
     print(json.dumps({"case": "multiply", "apart": multiplying()}), flush=True)
     # The kernels compute in float32; the golden values in float64 are met to float32's accuracy.
     adapter = cross_entropy_adapter("triton", cast=torch.float32)

@@ -41,6 +41,7 @@ def main():
             continue
         flags = {flag: flag in FORMS[form] for flag in FLAGS}
         constants = {**flags, "VOCABULARY": VOCABULARY, "STRIDE": VOCABULARY, "COMPUTE": tl.float32, "BLOCK": BLOCK}
+        constants["PARTIAL"] = False
         need = needs(cross_entropy_kernel, lambda name, d=dtype: argument_type(name, d), architecture, constants, WARPS)
         print(json.dumps({"form": form, "architecture": architecture, "dtype": dtype, **need}), flush=True)
 

@@ -18,7 +18,7 @@ def check():
         launches.append(options),
         original(self, *given, **options),
     )[1]
-    for name, split in itertools.product(OPTIONS, ([12, 11], [23, 0])):
+    for name, split in itertools.product(OPTIONS, ([12, 11], [23, 0], [0, 23])):
         check_split(name, split, 1.0)
     # Statistics, then gradients that know the other process's.
     assert [options["known"] for options in launches[:2]] == [False, True]
