@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 # Rows or columns of a float16 operand that are raised at once.
 _RAISED = 4096
@@ -81,7 +82,8 @@ def product_into(
 
 def raises_products(device: torch.device) -> bool:
     """Whether products of half-precision matrices can be written in float32 there."""
-    return device.type == "cuda" and hasattr(torch.ops.aten.addmm, "dtype_out")
+    # Before torch 2.10 a product could be written, but not added, to float32.
+    return device.type == "cuda" and TorchVersion(torch.__version__) >= "2.10"
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:
