@@ -50,7 +50,7 @@ def _scores(rows: int, columns: int, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def _set(module: Any, **constants: int) -> Iterator[None]:
+def _set(module: Any, **constants: Any) -> Iterator[None]:
     before = {name: getattr(module, name) for name in constants}
     for name, value in constants.items():
         setattr(module, name, value)
@@ -59,6 +59,17 @@ def _set(module: Any, **constants: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(module, name, value)
+
+
+class _ByWarps:
+    """A kernel that runs by a number of warps, whatever its launch derives from the block."""
+
+    def __init__(self, kernel: Any, warps: int) -> None:
+        self.kernel, self.warps = kernel, warps
+
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        launched = self.kernel[grid]
+        return lambda *operands, **options: launched(*operands, **{**options, "num_warps": self.warps})
 
 
 def _cross_entropy(
@@ -74,7 +85,7 @@ def _cross_entropy(
     launch = walk.Launch(logits, None, Terms(columns))
 
     def run() -> None:
-        with _set(walk, BLOCK=block, WARPS=warps):
+        with _set(walk, BLOCK=block, cross_entropy_kernel=_ByWarps(walk.cross_entropy_kernel, warps)):
             launch(logits, target, made, upstream, known=False)
 
     return run, 1
