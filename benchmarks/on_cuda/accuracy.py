@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.on_cuda.measurement import WARM_UP_SECONDS, Bench, Case, limited, reason
+from benchmarks.on_cuda.measurement import Bench, Case, limited, reason
 from benchmarks.on_cuda.operands import Size, operands, step
 
 SIZE = Size(5120, 512, 8192, 768)
@@ -43,7 +43,7 @@ def check(case: Case, bench: Bench, size: Size, advance: Callable[[str], None]) 
             rows.append(row | {"reason": "not run: the time was up"})
             continue
         try:
-            with limited(WARM_UP_SECONDS), warnings.catch_warnings():
+            with limited(bench.seconds()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 value = step(entry.forward, tensors)
                 errors = [_error(value, loss), *map(_gradient_error, tensors[:2], exact[:2])]

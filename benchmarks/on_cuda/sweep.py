@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.on_cuda.measurement import WARM_UP_SECONDS, Bench, limited, reason
+from benchmarks.on_cuda.measurement import Bench, limited, reason
 from lightning_losses import KD, NKD, GeneralizedJSD
 
 BLOCKS, WARPS = (1024, 2048, 4096, 8192, 16384), (4, 8, 16, 32)
@@ -31,7 +31,7 @@ def sweep(bench: Bench, advance: Callable[[str], None]) -> list[dict[str, Any]]:
                 found.append(row | {"reason": "not run: the time was up"})
                 continue
             try:
-                with limited(WARM_UP_SECONDS):
+                with limited(bench.seconds()):
                     launch, matrices = make(rows, columns, bench.device, block, warps)
                     launch()
                     times = [bench.turn(launch, launch)[1] for _ in range(10 if bench.on_card else 1)]
