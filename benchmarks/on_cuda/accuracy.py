@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.on_cuda.measurement import WARM_UP_SECONDS, Bench, Case, limited, reason
+from benchmarks.on_cuda.measurement import Bench, Case, limited, reason
 from benchmarks.on_cuda.operands import Size, operands, step
 
 SIZE = Size(5120, 512, 8192, 768)
-# Of the loss and of the gradients' norms: a few roundings of the dtype that they are kept in.
+# Of the loss and of the gradients' norms: a few roundings of the dtype that they are kept in. In float16 the hidden
+# states' gradient of a mean over these tokens is small, and rounding it alone costs 1.7e-3.
 BOUNDS = {
     torch.float64: (1e-12, 1e-12),
     torch.float32: (1e-5, 1e-4),
     torch.bfloat16: (2e-4, 1e-2),
-    torch.float16: (1e-4, 2e-3),
+    torch.float16: (1e-4, 4e-3),
 }
 TF32_BOUND = (2e-4, 2e-3)
 
@@ -42,7 +43,7 @@ def check(case: Case, bench: Bench, size: Size, advance: Callable[[str], None]) 
             rows.append(row | {"reason": "not run: the time was up"})
             continue
         try:
-            with limited(WARM_UP_SECONDS), warnings.catch_warnings():
+            with limited(bench.seconds()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 value = step(entry.forward, tensors)
                 errors = [_error(value, loss), *map(_gradient_error, tensors[:2], exact[:2])]

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import math
 import signal
 import statistics
 import time
@@ -76,6 +77,10 @@ class Bench:
     def out_of_time(self) -> bool:
         """Whether what has not begun should not begin."""
         return time.monotonic() > self.deadline
+
+    def seconds(self) -> int:
+        """How long something may take to be ready: no longer than the time that is left."""
+        return max(1, min(WARM_UP_SECONDS, math.ceil(self.deadline - time.monotonic())))
 
     def synchronize(self) -> None:
         """Wait for the card."""
@@ -174,7 +179,7 @@ def measure(case: Case, bench: Bench, advance: Callable[[str], None]) -> dict[st
             rows[entry.name]["reason"] = "not run: the time was up"
             continue
         try:
-            with limited(WARM_UP_SECONDS), warnings.catch_warnings():
+            with limited(bench.seconds()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 step(entry.forward, tensors)
                 rows[entry.name]["bytes"] = bench.extra_bytes(entry.forward, tensors)

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.on_cuda import cross_entropy as ce
 from benchmarks.on_cuda import distillation as kd
-from benchmarks.on_cuda.measurement import WARM_UP_SECONDS, Bench, limited, reason
+from benchmarks.on_cuda.measurement import Bench, limited, reason
 from benchmarks.on_cuda.operands import Forward, Operands, Size, operands, step
 
 SIZE = Size(4096, 1024, 32768, 1024)
@@ -37,7 +37,7 @@ def examine(
                 answers[name][question] = "not run: the time was up"
                 continue
             try:
-                with limited(WARM_UP_SECONDS):
+                with limited(bench.seconds()):
                     answers[name][question] = ASKED[question](
                         forward, operands(size, torch.bfloat16, bench.device), bench
                     )

@@ -15,7 +15,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.measure import conditions, console
-from benchmarks.on_cuda import accuracy, properties
+from benchmarks.on_cuda import accuracy, further, properties
 from benchmarks.on_cuda import cross_entropy as ce
 from benchmarks.on_cuda import distillation as kd
 from benchmarks.on_cuda.measurement import Bench, Case, measure
@@ -95,7 +95,7 @@ def perform(options: argparse.Namespace) -> dict[str, Any]:
     if not bench.on_card:
         listed = [case.rehearsed() for case in listed]
         sample, examined = sample.rehearsed(), examined.rehearsed()
-    checks = checked(listed)
+    checks = checked(listed) + [case for case in further.cases(sample) if options.only in case.name]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         total = sum(len(case.entries) for case in listed)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.on_cuda.measurement import WARM_UP_SECONDS, Bench, limited, reason
+from benchmarks.on_cuda.measurement import Bench, limited, reason
 from lightning_losses import KD, NKD, GeneralizedJSD
 
 BLOCKS, WARPS = (1024, 2048, 4096, 8192, 16384), (4, 8, 16, 32)
@@ -31,7 +31,7 @@ def sweep(bench: Bench, advance: Callable[[str], None]) -> list[dict[str, Any]]:
                 found.append(row | {"reason": "not run: the time was up"})
                 continue
             try:
-                with limited(WARM_UP_SECONDS):
+                with limited(bench.seconds()):
                     launch, matrices = make(rows, columns, bench.device, block, warps)
                     launch()
                     times = [bench.turn(launch, launch)[1] for _ in range(10 if bench.on_card else 1)]
@@ -50,7 +50,7 @@ def _scores(rows: int, columns: int, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def _set(module: Any, **constants: int) -> Iterator[None]:
+def _set(module: Any, **constants: Any) -> Iterator[None]:
     before = {name: getattr(module, name) for name in constants}
     for name, value in constants.items():
         setattr(module, name, value)
@@ -59,6 +59,17 @@ def _set(module: Any, **constants: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(module, name, value)
+
+
+class _ByWarps:
+    """A kernel that runs by a number of warps, whatever its launch derives from the block."""
+
+    def __init__(self, kernel: Any, warps: int) -> None:
+        self.kernel, self.warps = kernel, warps
+
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        launched = self.kernel[grid]
+        return lambda *operands, **options: launched(*operands, **{**options, "num_warps": self.warps})
 
 
 def _cross_entropy(
@@ -74,7 +85,7 @@ def _cross_entropy(
     launch = walk.Launch(logits, None, Terms(columns))
 
     def run() -> None:
-        with _set(walk, BLOCK=block, WARPS=warps):
+        with _set(walk, BLOCK=block, cross_entropy_kernel=_ByWarps(walk.cross_entropy_kernel, warps)):
             launch(logits, target, made, upstream, known=False)
 
     return run, 1

@@ -27,6 +27,18 @@ class Step(NamedTuple):
     norms: Float[Tensor, " terms"] | None = None
 
 
+class _Known:
+    """What the host knows of a buffer: the number in it, while it is the same tensor in the same version."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+        self.version = self.number = 0
+
+    def __reduce__(self) -> tuple[type["_Known"], tuple[()]]:
+        # A copy of the policy has a buffer of its own, which it reads anew.
+        return _Known, ()
+
+
 @dataclass_transform(eq_default=False, field_specifiers=(field,))
 class Balancing(Declared, nn.Module):
     """Base of the policies: a subclass has settings as annotated fields, and state as buffers and parameters.
@@ -98,6 +110,29 @@ class Balancing(Declared, nn.Module):
     def state(self, name: str, value: float) -> None:
         """Register a number for each term as a buffer in double precision."""
         self.register_buffer(name, torch.full((self.terms,), value, dtype=torch.float64))
+
+    def count_steps(self) -> None:
+        """Register the number of steps done as the buffer "steps"; `steps_done` reads it."""
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._known = _Known()
+
+    @property
+    def steps_done(self) -> int:
+        """The number of steps done; a GPU is waited for only after something else has written the buffer."""
+        buffer, known = self.get_buffer("steps"), self._known
+        if buffer.is_inference():
+            # It has no version that would tell of a change.
+            return int(buffer)
+        if known.buffer is not buffer or known.version != buffer._version:
+            known.buffer, known.version, known.number = buffer, buffer._version, int(buffer)
+        return known.number
+
+    def count_step(self) -> None:
+        """Add one to the number of steps done."""
+        number, buffer = self.steps_done + 1, self.get_buffer("steps")
+        buffer.add_(1)
+        if not buffer.is_inference():
+            self._known.version, self._known.number = buffer._version, number
 
     def extra_repr(self) -> str:
         """The settings, as arguments of the constructor."""

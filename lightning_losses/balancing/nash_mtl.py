@@ -46,7 +46,7 @@ class NashMTL(GradientBalancing):
         """Create the last weights and the number of steps done."""
         super().begin(terms)
         self.state("bargain", 1.0)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.count_steps()
 
     def coefficients(self, gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
         """The clipped weights of a bargain over these gradients."""
@@ -56,7 +56,7 @@ class NashMTL(GradientBalancing):
         """The weights of the present terms, or the last weights if no bargain is due."""
         gram, bargain = gram[present][:, present], self.get_buffer("bargain")
         weights = bargain.to(gram)
-        if int(self.get_buffer("steps")) % self.update_weights_every == 0:
+        if self.steps_done % self.update_weights_every == 0:
             new = _bargain(gram)
             weights[present] = torch.where(new > 0, new, weights[present])
             bargain.copy_(weights)
@@ -70,7 +70,7 @@ class NashMTL(GradientBalancing):
 
     def update(self, step: Step) -> None:
         """Count it."""
-        self.get_buffer("steps").add_(1)
+        self.count_step()
 
     def _clipped(self, weights: Float[Tensor, " terms"], gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
         cosines, lengths, kept = unit_gram(gram)

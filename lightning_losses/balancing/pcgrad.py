@@ -37,11 +37,11 @@ class PCGrad(GradientBalancing):
     def begin(self, terms: int) -> None:
         """Create the number of steps done."""
         super().begin(terms)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.count_steps()
 
     def orders(self, terms: int) -> list[list[int]]:
         """For each term, the random order of the gradients in this step."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.get_buffer("steps")))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps_done)
         return [torch.randperm(terms, generator=generator).tolist() for _ in range(terms)]
 
     def coefficients(self, gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
@@ -57,4 +57,4 @@ class PCGrad(GradientBalancing):
 
     def update(self, step: Step) -> None:
         """Count it."""
-        self.get_buffer("steps").add_(1)
+        self.count_step()

@@ -46,17 +46,17 @@ class ReLoBRaLo(Balancing):
         self.state("last_weights", 1.0)
         self.state("first", float("nan"))
         self.state("last", float("nan"))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.count_steps()
 
     def keeps(self) -> bool:
         """Whether the step's draw keeps the last weights."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.get_buffer("steps")))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps_done)
         return bool(torch.rand((), generator=generator) < self.look_back)
 
     def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
         """The step's."""
         last = self.get_buffer("last_weights")
-        steps = int(self.get_buffer("steps"))
+        steps = self.steps_done
         if steps == 0:
             return last.clone()
         alpha = self.alpha if steps > 1 else 0.0
@@ -70,7 +70,7 @@ class ReLoBRaLo(Balancing):
         first, last = self.get_buffer("first"), self.get_buffer("last")
         last.copy_(torch.where(counted, step.losses, last))
         first.copy_(torch.where(counted & first.isnan(), step.losses, first))
-        self.get_buffer("steps").add_(1)
+        self.count_step()
 
     def _relative(self, losses: Tensor, before: Tensor) -> Tensor:
         ratio = losses.to(before) / (self.temperature * before + 1e-12)

@@ -32,17 +32,19 @@ class RLW(Balancing):
     def begin(self, terms: int) -> None:
         """Create the number of steps done."""
         super().begin(terms)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.count_steps()
 
     def draws(self) -> Float[Tensor, " terms"]:
         """The step's standard normal numbers."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.get_buffer("steps")))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps_done)
         return torch.randn(self.terms, generator=generator, dtype=torch.float64)
 
     def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
         """The step's."""
-        return self.draws().softmax(dim=0)
+        weights = self.draws().softmax(dim=0)
+        # Copied from pinned memory, a GPU need not be waited for.
+        return weights.pin_memory().to(losses.device, non_blocking=True) if losses.is_cuda else weights
 
     def update(self, step: Step) -> None:
         """Count it."""
-        self.get_buffer("steps").add_(1)
+        self.count_step()

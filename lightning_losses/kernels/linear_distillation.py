@@ -94,7 +94,8 @@ def linear_distillation(
             `lightning_losses.losses.AlignedVocabulary`: "error", "truncate" to the first rows, "map" by the two lists.
             The hard part uses all rows, in a separate pass.
         student_classes: for "map", the student's rows that are shared.
-        teacher_classes: for "map", the teacher's rows that are the same, in the same order.
+        teacher_classes: for "map", the teacher's rows that are the same, in the same order. Lists and tensors that
+            stay the same are checked and put on the heads' device once.
         softcap: s: the student's scores become ``s tanh(l / s)``, by autograd, in chunks; None for none.
         teacher_softcap: the same for the teacher's scores; needs the teacher's head.
         impl: as for `chunked_head`.
@@ -136,6 +137,7 @@ def linear_distillation(
             policy=vocabulary,
             student_classes=student_classes,
             teacher_classes=teacher_classes,
+            devices=(weight.device, teacher_weight.device),
         )
         soft_weights, soft_bias = weight[matched.student], None if bias is None else bias[matched.student]
         teacher_weight = teacher_weight[matched.teacher]

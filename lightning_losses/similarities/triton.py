@@ -33,9 +33,9 @@ def logsumexp(scores: Float[Tensor, "n m"], dim: int) -> Float[Tensor, " lines"]
 
     rows, columns = scores.shape
     lse, width = scores.new_empty(columns), 32
-    sizes = {"ROWS": rows, "COLUMNS": columns, "HEIGHT": 128, "WIDTH": width}
+    tile = {"HEIGHT": 128, "WIDTH": width}
     with torch.cuda.device_of(scores):  # type: ignore[no-untyped-call]
-        column_kernel[(-(-columns // width),)](scores, lse, COMPUTE=_kind(scores), num_warps=8, **sizes)
+        column_kernel[(-(-columns // width),)](scores, lse, rows, columns, COMPUTE=_kind(scores), num_warps=8, **tile)
     return lse
 
 
@@ -83,7 +83,7 @@ def _over_rows(
             scores,
             lse,
             *given,
-            COLUMNS=columns,
+            columns,
             SUMS=sums,
             SLOPES=by_row is not None,
             BOTH=of_column is not None,

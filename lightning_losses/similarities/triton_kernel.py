@@ -1,7 +1,7 @@
 """Triton kernels over a tile of scores in units of log 2, whose entries lie without gaps; -inf is a pair left out.
 
-Set ``TRITON_INTERPRET=1`` before Python starts to run them on a CPU, slowly. Sizes are compile-time constants, so that
-loops need no tensor as their bound.
+Set ``TRITON_INTERPRET=1`` before Python starts to run them on a CPU, slowly. Sizes are arguments, so that batches of
+many sizes share one compiled kernel.
 """
 
 # ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
@@ -24,8 +24,8 @@ def _with_score(total, largest, score):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def row_kernel(  # type: ignore[no-untyped-def]
-    scores_ptr, lse_ptr, by_row_ptr, lse_of_column_ptr, by_column_ptr,
-    COLUMNS: tl.constexpr, SUMS: tl.constexpr, SLOPES: tl.constexpr, BOTH: tl.constexpr,
+    scores_ptr, lse_ptr, by_row_ptr, lse_of_column_ptr, by_column_ptr, width,
+    SUMS: tl.constexpr, SLOPES: tl.constexpr, BOTH: tl.constexpr,
     COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """With ``SUMS`` a row's logsumexp is computed and stored, else read; with ``SLOPES`` the scores are overwritten.
@@ -34,13 +34,13 @@ def row_kernel(  # type: ignore[no-untyped-def]
     `by_column` is added.
     """
     row = tl.program_id(0).to(tl.int64)
-    scores = scores_ptr + row * COLUMNS
+    scores = scores_ptr + row * width
     if SUMS:
         largest = tl.full((BLOCK,), LOWEST, COMPUTE)
         total = tl.zeros((BLOCK,), COMPUTE)
-        for begin in range(0, COLUMNS, BLOCK):
+        for begin in range(0, width, BLOCK):
             columns = begin + tl.arange(0, BLOCK)
-            score = tl.load(scores + columns, mask=columns < COLUMNS, other=float("-inf"))
+            score = tl.load(scores + columns, mask=columns < width, other=float("-inf"))
             total, largest = _with_score(total, largest, score)
         anchor = tl.max(largest)
         lse = anchor + tl.log2(tl.sum(total * tl.exp2(largest - anchor)))
@@ -51,9 +51,9 @@ def row_kernel(  # type: ignore[no-untyped-def]
         # Of a row without pairs every probability is 0.
         lse = tl.maximum(lse, LOWEST)
         by_row = tl.load(by_row_ptr + row)
-        for begin in range(0, COLUMNS, BLOCK):
+        for begin in range(0, width, BLOCK):
             columns = begin + tl.arange(0, BLOCK)
-            inside = columns < COLUMNS
+            inside = columns < width
             score = tl.load(scores + columns, mask=inside, other=float("-inf"))
             slope = by_row * tl.exp2(score - lse)
             if BOTH:
@@ -65,19 +65,19 @@ def row_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def column_kernel(  # type: ignore[no-untyped-def]
-    scores_ptr, lse_ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr,
+    scores_ptr, lse_ptr, height, width, COMPUTE: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The logsumexps of ``WIDTH`` columns."""
     columns = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     largest = tl.full((HEIGHT, WIDTH), LOWEST, COMPUTE)
     total = tl.zeros((HEIGHT, WIDTH), COMPUTE)
-    for begin in range(0, ROWS, HEIGHT):
+    for begin in range(0, height, HEIGHT):
         rows = (begin + tl.arange(0, HEIGHT)).to(tl.int64)
-        inside = (rows < ROWS)[:, None] & (columns < COLUMNS)[None, :]
-        places = rows[:, None] * COLUMNS + columns[None, :]
+        inside = (rows < height)[:, None] & (columns < width)[None, :]
+        places = rows[:, None] * width + columns[None, :]
         score = tl.load(scores_ptr + places, mask=inside, other=float("-inf"))
         total, largest = _with_score(total, largest, score)
     anchor = tl.max(largest, axis=0)
     lse = anchor + tl.log2(tl.sum(total * tl.exp2(largest - anchor[None, :]), axis=0))
-    tl.store(lse_ptr + columns, lse, mask=columns < COLUMNS)
+    tl.store(lse_ptr + columns, lse, mask=columns < width)

@@ -1,6 +1,7 @@
 """The benchmark of the fused heads on a card, rehearsed on the CPU: what fails is a row, and every aim has its row."""
 
 import argparse
+import importlib
 import json
 import time
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.on_cuda import accuracy, further, sweep
 from benchmarks.on_cuda.aims import AIMS, verdicts
 from benchmarks.on_cuda.measurement import Bench, Entry, measure
 from benchmarks.on_cuda.page import page
@@ -68,3 +70,33 @@ def test_the_time_suffices_for_nothing_and_the_page_is_still_written():
     assert all(entry["reason"].startswith("not run") for case in run["cases"] for entry in case["entries"])
     run["machine"]["versions"] = {}
     assert "0 were met" in page(run, {})
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(1000.0, 45), (12.5, 13), (-3.0, 1)])
+def test_nothing_gets_longer_to_be_ready_than_is_left(monkeypatch, left, seconds):
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    assert Bench(torch.device("cpu"), 2, 100.0 + left).seconds() == seconds
+
+
+def test_heads_that_are_not_timed_are_near_float64():
+    bench = Bench(torch.device("cpu"), 2, time.monotonic() + 100)
+    for case in further.cases(accuracy.SIZE):
+        (row,) = accuracy.check(case, bench, accuracy.SIZE.rehearsed(), lambda what: None)
+        assert row["within"], row
+
+
+def test_the_sweep_s_warps_are_those_of_its_rows(monkeypatch):
+    launched = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *operands, **options: launched.append((options["BLOCK"], options["num_warps"]))
+
+    walk = importlib.import_module("lightning_losses.kernels.cross_entropy.triton_walk")
+    monkeypatch.setattr(walk, "cross_entropy_kernel", Kernel())
+    monkeypatch.setattr(walk, "INTERPRETED", False)
+    asked = [(1024, 8), (2048, 16), (4096, 32), (4096, 4)]
+    for block, warps in asked:
+        run, _ = sweep.KERNELS["cross-entropy"](2, 5000, torch.device("cpu"), block, warps)
+        run()
+    assert launched == asked

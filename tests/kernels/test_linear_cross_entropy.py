@@ -8,6 +8,7 @@ from lightning_losses import debug
 from lightning_losses.kernels import head
 from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.cross_entropy.chunked import TiledScores
+from lightning_losses.kernels.cross_entropy.recompute import default_tile
 from lightning_losses.kernels.cross_entropy.walk import TokenWalk, default_chunk
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
 from lightning_losses.kernels.terms import Alone, Terms
@@ -210,6 +211,21 @@ def test_the_result_does_not_depend_on_the_chunk(impl):
     results = [evaluate(call, impl=impl, chunk=chunk, label_smoothing=0.1, z_loss=0.1) for chunk in chunks]
     for result in results[1:]:
         assert_same(result, results[0], 1e-12, 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("device", "tokens", "vocabulary", "filtered", "tile"),
+    [
+        ("cpu", 8192, 128256, False, (512, TILE_WIDTH(torch.float32))),
+        ("meta", 8192, 128256, True, (512, TILE_WIDTH(torch.float32))),
+        ("meta", 8192, 128256, False, (2048, 32064)),
+        ("meta", 2049, 50257, False, (1025, 25129)),
+        ("meta", 7, 5, False, (7, 5)),
+        ("meta", 0, 5, False, (1, 5)),
+    ],
+)
+def test_tiles_off_a_cpu_are_few_and_even_but_for_filtering(device, tokens, vocabulary, filtered, tile):
+    assert default_tile(tokens, torch.empty(vocabulary, 4, device=device), filtered) == tile
 
 
 @pytest.mark.parametrize("impl", OWN)

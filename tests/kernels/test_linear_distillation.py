@@ -242,6 +242,21 @@ def test_a_teacher_s_logits_are_read_where_they_lie(name):
     assert torch.equal(logits, before)
 
 
+def test_a_single_tile_of_scores_is_not_copied():
+    given = []
+
+    def squared_loss(logits, teacher_logits, *, reduction):
+        given.append(teacher_logits)
+        return reduce((logits - teacher_logits).square().mean(dim=-1), reduction)
+
+    hidden, weight, teacher_hidden, teacher_weight, _ = call = problem(vocabulary=7)
+    logits = teacher_hidden @ teacher_weight.t()
+    found = linear_distillation(hidden, weight, TeacherLogits(logits), objective=squared_loss, chunk=5).loss
+    wanted = squared_loss(hidden @ weight.t(), logits, reduction="mean")
+    assert_same(with_gradients(found, call), with_gradients(wanted, call))
+    assert {rows.data_ptr() for rows in given} >= {logits[start:].data_ptr() for start in (0, 5, 10)}
+
+
 def test_a_shift_predicts_the_next_token():
     call = problem(tokens=(3, 6))
     hidden, weight, teacher_hidden, teacher_weight, target = call

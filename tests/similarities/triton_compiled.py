@@ -14,16 +14,20 @@ import triton.language as tl
 from lightning_losses.similarities.triton_kernel import column_kernel, row_kernel
 from tests.kernels.compiled import needs
 
-SIZE = 8192
-ROWS = {"SUMS": True, "SLOPES": True, "BOTH": True, "COLUMNS": SIZE, "BLOCK": 4096}
-COLUMNS = {"ROWS": SIZE, "COLUMNS": SIZE, "HEIGHT": 128, "WIDTH": 32}
+ROWS = {"SUMS": True, "SLOPES": True, "BOTH": True, "BLOCK": 4096}
+COLUMNS = {"HEIGHT": 128, "WIDTH": 32}
+
+
+def argument_type(name, dtype):
+    return f"*{dtype}" if name.endswith("_ptr") else "i32"
 
 
 def main():
     kinds = {"fp32": tl.float32, "fp64": tl.float64}
     for architecture, (dtype, compute) in itertools.product((80, 90, 100), kinds.items()):
         for kernel, constants, warps in ((row_kernel, ROWS, 16), (column_kernel, COLUMNS, 8)):
-            need = needs(kernel, lambda _, d=dtype: f"*{d}", architecture, {**constants, "COMPUTE": compute}, warps)
+            constants = {**constants, "COMPUTE": compute}
+            need = needs(kernel, lambda name, d=dtype: argument_type(name, d), architecture, constants, warps)
             print(json.dumps({"architecture": architecture, "dtype": dtype, **need}), flush=True)
 
 

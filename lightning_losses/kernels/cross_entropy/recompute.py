@@ -36,6 +36,25 @@ class Tiling(NamedTuple):
     sort: bool = False
 
 
+def default_tile(tokens: int, weight: Float[Tensor, "vocabulary width"], filtered: bool = False) -> tuple[int, int]:
+    """Rows and columns of a tile: a CPU's cache holds it; elsewhere few, even ones, since each needs many launches.
+
+    Filtering keeps small tiles everywhere: in a large one some entry is always above the threshold.
+
+    Example:
+        >>> default_tile(5000, torch.empty(128256, 8, device="meta")), default_tile(5000, torch.empty(128256, 8))[0]
+        ((1667, 32064), 512)
+    """
+    if weight.device.type == "cpu" or filtered:
+        return 512, tile_width(working_dtype(weight))
+    return _even(tokens, 2048), _even(len(weight), 32768)
+
+
+def _even(length: int, most: int) -> int:
+    """The size of as few equal parts as `most` allows."""
+    return max(-(-length // max(-(-length // most), 1)), 1)
+
+
 class _Walk:
     """The head, the order of its vocabulary, and each target's position in this order."""
 
@@ -233,8 +252,9 @@ class Recompute(Implementation):
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
         """By rows."""
-        tile = tile_width(working_dtype(problem.weight))
-        tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk or 512, tile)
+        tokens, vocabulary = default_tile(len(problem.hidden), problem.weight, problem.filter_eps is not None)
+        if problem.chunk is not None:
+            tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk, vocabulary)
         tiling = Tiling(tokens, vocabulary, problem.filter_eps, problem.sort_vocabulary)
         return by_rows(problem, Recomputed(problem.terms, tiling, problem.entropy, problem.kept), self.name)
 

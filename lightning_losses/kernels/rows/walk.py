@@ -71,11 +71,11 @@ class ChunkLoss(NamedTuple):
                 return evaluated
             del outcome, evaluated
         scores = chunk()
-        product = torch.cat(list(scores.student), dim=1).requires_grad_(wanted)
+        product = _joined(list(scores.student)).requires_grad_(wanted)
         teacher = list(scores.teacher)
         with torch.set_grad_enabled(wanted):
             logits = softcapped(product, self.softcaps[0])
-            teacher_logits = softcapped(torch.cat(teacher, dim=1), self.softcaps[1]) if teacher else None
+            teacher_logits = softcapped(_joined(teacher), self.softcaps[1]) if teacher else None
             values = [self.rows(logits, teacher_logits, scores.target)]
             if self.parts.hard and scores.target is not None:
                 values.append(functional.cross_entropy(logits, scores.target, reduction="none"))
@@ -83,6 +83,12 @@ class ChunkLoss(NamedTuple):
             gradient = torch.autograd.grad(total, product)[0] if wanted else product
         tiles = [gradient[:, entries] for entries in scores.entries]
         return Evaluated([part.detach() for part in values], tiles, 1.0, None)
+
+
+def _joined(tiles: list[Tensor]) -> Tensor:
+    """A chunk's scores from its tiles; a single one, as on a GPU, is not copied."""
+    # Detached, so that asking for its gradient changes no tensor of another's.
+    return tiles[0].detach() if len(tiles) == 1 else torch.cat(tiles, dim=1)
 
 
 def softcapped(scores: Float[Tensor, "*rows classes"], softcap: float | None) -> Float[Tensor, "*rows classes"]:

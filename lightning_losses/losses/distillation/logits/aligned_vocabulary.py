@@ -1,11 +1,15 @@
 """Distillation between vocabularies that differ: any loss of logits, on the classes that both networks have."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch._guards import detect_fake_mode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.divergences.kd import KD
@@ -29,6 +33,26 @@ class SharedClasses(NamedTuple):
     teacher: slice | Int[Tensor, " shared"]
 
 
+class _Checked(NamedTuple):
+    """What is known of a tensor of class indices in one version: the least vocabulary that has them all, and copies."""
+
+    version: int
+    least_size: int
+    on: dict[torch.device, Tensor]
+
+    def at(self, device: torch.device) -> Tensor:
+        """The indices on a device, copied there once."""
+        if device not in self.on:
+            # Steps of training take what a validation in inference mode copied.
+            with torch.inference_mode(False):
+                self.on[device] = next(iter(self.on.values())).to(device)
+        return self.on[device]
+
+
+_CHECKED: Any = WeakIdKeyDictionary()
+"""By the tensor; a list of classes has a tensor of its own for as long as it is in use."""
+
+
 def shared_classes(
     student_size: int,
     teacher_size: int,
@@ -36,8 +60,17 @@ def shared_classes(
     policy: Policy = "error",
     student_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
     teacher_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
+    devices: tuple[torch.device | None, torch.device | None] = (None, None),
 ) -> SharedClasses:
     """The classes that two vocabularies share, by a policy; see `AlignedVocabulary`.
+
+    Lists and tensors of indices are read and copied once, as long as they don't change: later calls wait for no GPU.
+
+    Args:
+        student_size: the student's number of classes.
+        teacher_size: the teacher's.
+        policy, student_classes, teacher_classes: as `AlignedVocabulary` takes them.
+        devices: where the student's and the teacher's indices are to lie; None leaves a tensor where it is.
 
     Raises:
         ValueError: with "error", sizes that differ; with "map", lists that are missing, differ in length, name a class
@@ -57,23 +90,58 @@ def shared_classes(
         shared = min(student_size, teacher_size)
         return SharedClasses(slice(0, shared), slice(0, shared))
     chosen = []
-    for name, classes, size in (
-        ("student_classes", student_classes, student_size),
-        ("teacher_classes", teacher_classes, teacher_size),
+    for name, classes, size, device in (
+        ("student_classes", student_classes, student_size, devices[0]),
+        ("teacher_classes", teacher_classes, teacher_size, devices[1]),
     ):
-        index = torch.as_tensor([] if classes is None else classes, dtype=torch.int64)
-        inside = index.numel() > 0 and int(index.min()) >= 0 and int(index.max()) < size
-        if index.ndim != 1 or not inside or len(set(index.tolist())) < len(index):
+        given = _tensor_of([] if classes is None else classes)
+        checked = _checked_once(given)
+        if checked.least_size > size or checked.least_size == 0:
             raise ValueError(
-                f"{_NAME}: {name} of shape {list(index.shape)} came for {size} classes; give indices of existing "
+                f"{_NAME}: {name} of shape {list(given.shape)} came for {size} classes; give indices of existing "
                 "classes, each once."
             )
-        chosen.append(index)
+        chosen.append(checked.at(given.device if device is None else device))
     if len(chosen[0]) != len(chosen[1]):
         raise ValueError(
             f"{_NAME}: {len(chosen[0])} student_classes came with {len(chosen[1])} teacher_classes; give pairs."
         )
     return SharedClasses(*chosen)
+
+
+def _tensor_of(classes: Sequence[int] | Tensor) -> Tensor:
+    """The tensor itself, or one of a list, which stays the same while the list has the same classes."""
+    if isinstance(classes, Tensor):
+        return classes
+    plain = isinstance(classes, Sequence) and all(issubclass(kind, Integral) for kind in set(map(type, classes)))
+    if not plain or torch.compiler.is_compiling():
+        return torch.as_tensor(classes, dtype=torch.int64)
+    return _listed(tuple(classes), detect_fake_mode())
+
+
+@lru_cache(maxsize=8)
+def _listed(classes: tuple[int, ...], fake_mode: object) -> Tensor:
+    # Steps of training take what a validation in inference mode made. A fake tensor is its mode's alone.
+    with torch.inference_mode(False):
+        return torch.tensor(classes, dtype=torch.int64)
+
+
+def _checked_once(given: Tensor) -> _Checked:
+    """Whether indices name classes, each once; a least size of 0 says that they do not."""
+    # Inference tensors have no version that would tell of a change; a compiler traces no dictionary.
+    kept = not torch.compiler.is_compiling() and not given.is_inference()
+    known: _Checked | None = _CHECKED.get(given) if kept else None
+    if known is not None and known.version == given._version:
+        return known
+    with torch.inference_mode(False):
+        # Detached, because a dictionary that held the tensor itself would keep it alive.
+        index = given.detach().to(torch.int64)
+        entries = index.tolist() if index.ndim == 1 else []
+        proper = bool(entries) and min(entries) >= 0 and len(set(entries)) == len(entries)
+        checked = _Checked(given._version if kept else 0, max(entries) + 1 if proper else 0, {index.device: index})
+    if kept:
+        _CHECKED[given] = checked
+    return checked
 
 
 def shared_target(
@@ -82,7 +150,8 @@ def shared_target(
     """Targets as positions among the shared classes; `ignore_index` for a class that is not shared."""
     places = torch.full((student_size,), ignore_index, dtype=torch.int64, device=target.device)
     student = shared.student if isinstance(shared.student, slice) else shared.student.to(target.device)
-    places[student] = torch.arange(len(places[student]), device=target.device)
+    shared_size = student.stop if isinstance(student, slice) else len(student)
+    places[student] = torch.arange(shared_size, device=target.device)
     kept = target != ignore_index
     if known_somewhere(kept & ((target < 0) | (target >= student_size))):
         wrong = target[kept & ((target < 0) | (target >= student_size))].flatten()[0]
