@@ -76,7 +76,8 @@ def _over_rows(
     from lightning_losses.similarities.triton_kernel import row_kernel
 
     columns = scores.shape[1]
-    block = 64 if _INTERPRETED else min(max(1 << (columns - 1).bit_length(), 16), 4096)
+    # An entry for each of 128 threads at least: two that held the same one would read and overwrite it at once.
+    block = 64 if _INTERPRETED else min(max(1 << (columns - 1).bit_length(), 128), 4096)
     given = (lse if each is None else each.contiguous() for each in (by_row, of_column, by_column))
     with torch.cuda.device_of(scores):  # type: ignore[no-untyped-call]
         row_kernel[(len(scores),)](

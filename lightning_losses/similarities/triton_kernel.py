@@ -1,7 +1,8 @@
 """Triton kernels over a tile of scores in units of log 2, whose entries lie without gaps; -inf is a pair left out.
 
 Set ``TRITON_INTERPRET=1`` before Python starts to run them on a CPU, slowly. Sizes are arguments, so that batches of
-many sizes share one compiled kernel.
+many sizes share one compiled kernel; loops over them are ``while``, since interpreters before Triton 3.8 take no tensor
+as the bound of a range.
 """
 
 # ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
@@ -38,10 +39,12 @@ def row_kernel(  # type: ignore[no-untyped-def]
     if SUMS:
         largest = tl.full((BLOCK,), LOWEST, COMPUTE)
         total = tl.zeros((BLOCK,), COMPUTE)
-        for begin in range(0, width, BLOCK):
+        begin = tl.full((), 0, tl.int32)
+        while begin < width:
             columns = begin + tl.arange(0, BLOCK)
             score = tl.load(scores + columns, mask=columns < width, other=float("-inf"))
             total, largest = _with_score(total, largest, score)
+            begin += BLOCK
         anchor = tl.max(largest)
         lse = anchor + tl.log2(tl.sum(total * tl.exp2(largest - anchor)))
         tl.store(lse_ptr + row, lse)
@@ -51,7 +54,8 @@ def row_kernel(  # type: ignore[no-untyped-def]
         # Of a row without pairs every probability is 0.
         lse = tl.maximum(lse, LOWEST)
         by_row = tl.load(by_row_ptr + row)
-        for begin in range(0, width, BLOCK):
+        begin = tl.full((), 0, tl.int32)
+        while begin < width:
             columns = begin + tl.arange(0, BLOCK)
             inside = columns < width
             score = tl.load(scores + columns, mask=inside, other=float("-inf"))
@@ -61,6 +65,7 @@ def row_kernel(  # type: ignore[no-untyped-def]
                 by_column = tl.load(by_column_ptr + columns, mask=inside, other=0.0)
                 slope += by_column * tl.exp2(score - of_column)
             tl.store(scores + columns, slope, mask=inside)
+            begin += BLOCK
 
 
 @triton.jit
@@ -72,12 +77,14 @@ def column_kernel(  # type: ignore[no-untyped-def]
     columns = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     largest = tl.full((HEIGHT, WIDTH), LOWEST, COMPUTE)
     total = tl.zeros((HEIGHT, WIDTH), COMPUTE)
-    for begin in range(0, height, HEIGHT):
+    begin = tl.full((), 0, tl.int32)
+    while begin < height:
         rows = (begin + tl.arange(0, HEIGHT)).to(tl.int64)
         inside = (rows < height)[:, None] & (columns < width)[None, :]
         places = rows[:, None] * width + columns[None, :]
         score = tl.load(scores_ptr + places, mask=inside, other=float("-inf"))
         total, largest = _with_score(total, largest, score)
+        begin += HEIGHT
     anchor = tl.max(largest, axis=0)
     lse = anchor + tl.log2(tl.sum(total * tl.exp2(largest - anchor[None, :]), axis=0))
     tl.store(lse_ptr + columns, lse, mask=columns < width)
