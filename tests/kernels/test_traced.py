@@ -14,10 +14,13 @@ from lightning_losses.kernels.linear_distillation import (
 )
 from lightning_losses.kernels.linear_emo import linear_emo
 from lightning_losses.kernels.linear_margin_loss import linear_margin_loss
+from lightning_losses.kernels.linear_noisefit import linear_noisefit
+from lightning_losses.kernels.linear_spherical_z_loss import linear_spherical_z_loss
 from lightning_losses.kernels.linear_stablemax_cross_entropy import linear_stablemax_cross_entropy
 from lightning_losses.kernels.rows import head_loss
+from lightning_losses.kernels.token_record import token_record
 from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy
-from lightning_losses.losses import DKD, EMO, KD, NKD, CosFace, Focal
+from lightning_losses.losses import DKD, EMO, KD, NKD, CosFace, Focal, NoiseFiT
 
 pytestmark = pytest.mark.kernels
 
@@ -55,6 +58,7 @@ def weighed(values):
 
 
 KD_LOSS, NKD_LOSS, DKD_LOSS, FOCAL, COSFACE, EMO_LOSS = KD(2.0), NKD(), DKD(), Focal(), CosFace(), EMO()
+NOISEFIT = NoiseFiT()
 CROSS_ENTROPY = {
     "mean": {},
     "options": {"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 3.0, "impl": "chunked", "chunk": 5},
@@ -359,3 +363,80 @@ def test_a_number_of_the_other_heads_that_changes():
     )
     for head in heads:
         assert_changes_are_heeded(head, [3.5, 5.5, 7.5])
+
+
+@pytest.mark.one_graph
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_spherical_z_loss(reduction):
+    target = targets()
+
+    def step(value, h, w, bias):
+        return weighed(linear_spherical_z_loss(h, w, target, reduction=reduction, a=value, b=4 * value))
+
+    assert_changes_are_heeded(step, [0.5, 0.7, 1.1])
+
+
+@pytest.mark.one_graph
+@pytest.mark.parametrize("wrong", [-1, CLASSES])
+def test_a_spherical_z_loss_of_a_wrong_target_is_refused(wrong):
+    torch._dynamo.reset()
+    step = torch.compile(linear_spherical_z_loss, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="no class of a vocabulary of 40; give 0 to 39, or ignore_index=-100"):
+        step(*leaves()[:2], torch.full((TOKENS,), wrong))
+
+
+@pytest.mark.one_graph
+@pytest.mark.parametrize(
+    ("name", "reduction"), [("softcap", "mean"), ("normalizer", "mean"), ("chunk", "sum"), ("chunk", "none")]
+)
+def test_noisefit(name, reduction):
+    target = targets()
+
+    def step(value, h, w, bias):
+        options = {"reduction": reduction, name: value}
+        return weighed(linear_noisefit(NOISEFIT, h, h.flip(0) * 2, h.sin(), w, target, bias, **options))
+
+    assert_changes_are_heeded(step, [4, 5, 7])
+
+
+@pytest.mark.one_graph
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda h, w, t: linear_spherical_z_loss(h, w, t, a=0.0), "linear_spherical_z_loss: a=0.0 came; give a number"),
+        (lambda h, w, t: token_record(h, w, t, temperature=-1.0).logps, "temperature=-1.0 came; give a number above 0"),
+        (lambda h, w, t: token_record(h, w, t, softcap=0.0, ranks=True).ranks, "softcap=0.0 came; give a number above"),
+    ],
+)
+def test_a_wrong_number_is_refused(step, message):
+    torch._dynamo.reset()
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        with pytest.raises(Exception, match=message):
+            function(*leaves()[:2], targets())
+
+
+@pytest.mark.one_graph
+def test_noisefit_under_autocast():
+    target = targets()
+
+    def step(hidden, weight, bias):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return linear_noisefit(NOISEFIT, hidden, hidden.flip(0), hidden * 2, weight, target, bias)
+
+    assert_compiled_equals_eager(step)
+
+
+@pytest.mark.one_graph
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("name", ["temperature", "softcap", "chunk", "shift"])
+def test_token_record(name, trained):
+    target = targets()
+    everything = dict.fromkeys(("entropies", "log_collisions", "variances", "ranks"), True)
+
+    def step(value, h, w, bias):
+        with torch.set_grad_enabled(trained):
+            record = token_record(h, w, target, bias, **{name: value}, **everything)
+        assert record.ranks.dtype == torch.int64 and not record.variances.requires_grad
+        return weighed(record) + 0 * h.sum()
+
+    assert_changes_are_heeded(step, [3, 4, 5] if name in ("chunk", "shift") else [0.7, 1.5, 2.5])
