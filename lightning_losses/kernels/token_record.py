@@ -119,8 +119,9 @@ def token_record(
             temperature=temperature,
             chunk=chunk,
         )
+    constants = further.log_collisions, further.variances, further.ranks
     if further.logps is not None:
-        return TokenRecord(kept=kept, **further._asdict())
+        return TokenRecord(further.logps, kept, further.entropies, *constants)
     value = linear_cross_entropy(
         hidden,
         weight,
@@ -134,7 +135,7 @@ def token_record(
         impl=impl,
     )
     loss, entropy = (value.loss, value.entropy) if isinstance(value, LinearCrossEntropyValue) else (value, None)
-    return TokenRecord((-loss).masked_fill(~kept, 0.0), kept, entropy, *further[2:])
+    return TokenRecord((-loss).masked_fill(~kept, 0.0), kept, entropy, *constants)
 
 
 def _check_numbers(softcap: float | None, temperature: float) -> None:

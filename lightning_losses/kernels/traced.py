@@ -98,21 +98,25 @@ def traceable(returned: Callable[[dict[str, Any]], Returned]) -> Callable[[Calla
 
 
 def _is_symbol(value: Any) -> bool:
-    """Whether the compiler traces a number as a symbol; torch before 2.7 can't be asked, and breaks the graph."""
+    """Whether the compiler traces a number as a symbol, as far as it can be asked: torch 2.6 can't."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
     # The import takes half a second, which what compiles has spent already.
     from torch.fx.experimental import symbolic_shapes
 
-    known = getattr(symbolic_shapes, "has_static_value", None)
-    return known is not None and isinstance(value, (int, float)) and not known(value)
+    return hasattr(symbolic_shapes, "has_static_value") and not symbolic_shapes.has_static_value(value)
 
 
 def _fixed(value: Any) -> Any:
     """A number as a constant of the graph, which is traced again for another one."""
-    if not _is_symbol(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     from torch.fx.experimental import symbolic_shapes
 
-    return symbolic_shapes.guard_scalar(value)
+    if hasattr(symbolic_shapes, "has_static_value"):
+        return symbolic_shapes.guard_scalar(value) if _is_symbol(value) else value
+    # Torch 2.6 makes a constant of the text of a symbol.
+    return int(f"{value}") if isinstance(value, int) else float(f"{value}")
 
 
 def _node(door: Callable[..., Any], arguments: dict[str, Any], returned: Returned) -> Any:
@@ -143,7 +147,7 @@ def _node(door: Callable[..., Any], arguments: dict[str, Any], returned: Returne
             settings[name] = float
             numbers.append(value)
         else:
-            settings[name] = value
+            settings[name] = _fixed(value)
     # Autocast has ended when the graph runs.
     device = tensors["hidden"].device.type
     if torch.is_autocast_enabled(device):
