@@ -1,6 +1,7 @@
 """NoiseFiT of a language model's head without its logits."""
 
 import copy
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import check_chunk, check_head, check_normalizer
+from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.losses.language.noisefit import NoiseFiT
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.products import spans
@@ -17,6 +19,13 @@ from lightning_losses.numerics.reduction import Reduction, reduce
 _NAME = "linear_noisefit"
 
 
+def _returned(arguments: dict[str, Any]) -> Returned:
+    reduction = arguments.get("reduction")
+    rows = (arguments["loss"].reduction if reduction is None else reduction) == "none"
+    return Returned(None, ("loss",), (rows,), tuple(arguments["hidden"].shape[:-1]))
+
+
+@traceable(_returned)
 def linear_noisefit(
     loss: NoiseFiT,
     hidden: Float[Tensor, "*tokens width"],

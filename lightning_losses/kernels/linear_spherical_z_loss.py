@@ -3,13 +3,17 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.inputs import check_head, check_targets
 from lightning_losses.losses.classification.spherical_z_loss import SphericalZLoss, soft_hinge
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import Reduction, reduce
+from lightning_losses.numerics.settings import settings
+
+# Those of the loss, which a compiler can't construct while it traces.
+_SETTINGS = settings(SphericalZLoss)
 
 
 class HeadMoments(NamedTuple):
@@ -81,11 +85,13 @@ def linear_spherical_z_loss(
         >>> torch.testing.assert_close(linear_spherical_z_loss(hidden, weight, target), dense)
     """
     name = "linear_spherical_z_loss"
-    # Which refuses settings outside of their ranges.
-    SphericalZLoss(a, b, epsilon, ignore_index=ignore_index, reduction=reduction)
+    given = {"a": a, "b": b, "epsilon": epsilon, "ignore_index": ignore_index, "reduction": reduction}
+    for setting in _SETTINGS:
+        if not setting.fits(given[setting.name]):
+            raise ValueError(f"{name}: {setting.name}={given[setting.name]!r} came; {setting.wanted()}.")
     check_head(name, hidden, weight, target)
     kept = target != ignore_index
-    check_targets(name, target.flatten(), kept.flatten(), len(weight), ignore_index)
+    _check_targets(name, target, kept, len(weight), ignore_index)
     mean, covariance = head_moments(weight) if moments is None else moments
     if mean.shape != weight.shape[1:] or covariance.shape != 2 * weight.shape[1:]:
         raise ValueError(
@@ -98,3 +104,17 @@ def linear_spherical_z_loss(
         distance = ((own - mean) * rows).sum(dim=-1)
         variance = ((rows @ covariance) * rows).sum(dim=-1)
         return reduce(soft_hinge(distance, variance + epsilon, a, b), reduction, kept)
+
+
+def _check_targets(
+    name: str, target: Int[Tensor, "*tokens"], kept: Bool[Tensor, "*tokens"], vocabulary: int, ignore_index: int
+) -> None:
+    """`check_targets`, also while a compiler traces: the graph then can't tell which target it refuses."""
+    if not torch.compiler.is_compiling():
+        check_targets(name, target.flatten(), kept.flatten(), vocabulary, ignore_index)
+    elif target.device.type == "cpu":
+        torch._assert_async(
+            (~kept | ((target >= 0) & (target < vocabulary))).all(),
+            f"{name}: a target came that is no class of a vocabulary of {vocabulary}; give 0 to {vocabulary - 1}, or "
+            f"ignore_index={ignore_index}.",
+        )

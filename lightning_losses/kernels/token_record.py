@@ -3,7 +3,7 @@
 Preferences, policy gradients, unlearning and audits of language models all read this record.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,7 @@ from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.inputs import autocast, check_chunk, check_classes_of_head, check_head, shifted
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.terms import Terms, statistics_dtype
+from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.numerics.checks import check_number, check_temperature
 from lightning_losses.numerics.products import spans
 
@@ -92,9 +93,9 @@ def token_record(
         >>> record.logps, record.entropies  # -log 5 and log 5
         (tensor([-1.6094,  0.0000]), tensor([1.6094, 0.0000]))
     """
-    check_temperature(_NAME, temperature)
-    if softcap is not None:
-        check_number(_NAME, "softcap", softcap, above=0)
+    if not torch.compiler.is_compiling():
+        # A compiled graph checks numbers when it runs; while it is traced, one that changes has no value.
+        _check_numbers(softcap, temperature)
     check_chunk(_NAME, chunk)
     check_head(_NAME, hidden, weight, target, bias)
     check_classes_of_head(_NAME, len(weight))
@@ -104,10 +105,23 @@ def token_record(
         tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)
     )
     constant = {"log_collisions": log_collisions, "variances": variances, "ranks": ranks}
-    if not trained and any(constant.values()):
-        terms = Terms(len(weight), softcap=softcap, temperature=temperature)
-        asked = {"logps": True, "entropies": entropies, **constant}
-        return TokenRecord(kept=kept, **_statistics(hidden, weight, target, bias, kept, terms, asked, chunk))
+    further = _Statistics()
+    if any(constant.values()):
+        asked = constant if trained else {"logps": True, "entropies": entropies, **constant}
+        further = _statistics(
+            hidden.detach(),
+            weight.detach(),
+            target,
+            None if bias is None else bias.detach(),
+            asked=tuple([name for name in _Statistics._fields if asked.get(name, False)]),
+            ignore_index=ignore_index,
+            softcap=softcap,
+            temperature=temperature,
+            chunk=chunk,
+        )
+    constants = further.log_collisions, further.variances, further.ranks
+    if further.logps is not None:
+        return TokenRecord(further.logps, kept, further.entropies, *constants)
     value = linear_cross_entropy(
         hidden,
         weight,
@@ -121,43 +135,63 @@ def token_record(
         impl=impl,
     )
     loss, entropy = (value.loss, value.entropy) if isinstance(value, LinearCrossEntropyValue) else (value, None)
-    further: dict[str, Tensor] = {}
-    if any(constant.values()):
-        terms = Terms(len(weight), softcap=softcap, temperature=temperature)
-        further = _statistics(hidden, weight, target, bias, kept, terms, constant, chunk)
-    return TokenRecord((-loss).masked_fill(~kept, 0.0), kept, entropy, **further)
+    return TokenRecord((-loss).masked_fill(~kept, 0.0), kept, entropy, *constants)
 
 
-@torch.no_grad()
+def _check_numbers(softcap: float | None, temperature: float) -> None:
+    check_temperature(_NAME, temperature)
+    if softcap is not None:
+        check_number(_NAME, "softcap", softcap, above=0)
+
+
+class _Statistics(NamedTuple):
+    """The statistics that scores give at once, as a `TokenRecord` has them."""
+
+    logps: Float[Tensor, "*tokens"] | None = None
+    entropies: Float[Tensor, "*tokens"] | None = None
+    log_collisions: Float[Tensor, "*tokens"] | None = None
+    variances: Float[Tensor, "*tokens"] | None = None
+    ranks: Int[Tensor, "*tokens"] | None = None
+
+
+def _returned(arguments: dict[str, Any]) -> Returned:
+    asked = arguments["asked"]
+    return Returned(_Statistics, asked, (True,) * len(asked), tuple(arguments["target"].shape), ("ranks",))
+
+
+@traceable(_returned)
 def _statistics(
     hidden: Float[Tensor, "*tokens width"],
     weight: Float[Tensor, "vocabulary width"],
     target: Int[Tensor, "*tokens"],
     bias: Float[Tensor, " vocabulary"] | None,
-    kept: Bool[Tensor, "*tokens"],
-    terms: Terms,
-    asked: dict[str, bool],
+    *,
+    asked: tuple[str, ...],
+    ignore_index: int,
+    softcap: float | None,
+    temperature: float,
     chunk: int | None,
-) -> dict[str, Tensor]:
-    """The statistics asked for, from scores of one chunk of tokens at a time."""
+) -> _Statistics:
+    """The statistics asked for, without gradients, from scores of one chunk of tokens at a time."""
+    _check_numbers(softcap, temperature)
+    kept, terms = target != ignore_index, Terms(len(weight), softcap=softcap, temperature=temperature)
     hidden, weight, bias = autocast(hidden, weight, bias)
     with torch.autocast(hidden.device.type, enabled=False):
         rows, counted, labels = hidden.reshape(-1, hidden.shape[-1]), kept.flatten(), target.flatten()
         head, dtype = Head(weight, bias, terms), statistics_dtype(weight)
-        wanted = [name for name in asked if asked[name]]
-        record = {name: rows.new_zeros(len(rows), dtype=torch.int64 if name == "ranks" else dtype) for name in wanted}
+        record = {name: rows.new_zeros(len(rows), dtype=torch.int64 if name == "ranks" else dtype) for name in asked}
         for part in spans(len(rows), chunk or max(_SCORES // len(weight), 1)) if len(rows) else ():
             label = torch.where(counted[part], labels[part], 0)
             # An ignored token may hold NaN.
             given = torch.where(counted[part].unsqueeze(1), rows[part], 0.0)
             scores, _ = head.scores(given.to(head.dtype), slice(None), full=True)
-            for name, values in _measured(scores.sub_(scores.logsumexp(dim=1, keepdim=True)), label, wanted).items():
+            for name, values in _measured(scores.sub_(scores.logsumexp(dim=1, keepdim=True)), label, asked).items():
                 record[name][part] = torch.where(counted[part], values, 0)
-        return {name: values.view(kept.shape) for name, values in record.items()}
+        return _Statistics(**{name: values.view(kept.shape) for name, values in record.items()})
 
 
 def _measured(
-    log_p: Float[Tensor, "rows vocabulary"], label: Int[Tensor, " rows"], wanted: list[str]
+    log_p: Float[Tensor, "rows vocabulary"], label: Int[Tensor, " rows"], wanted: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """The statistics of some tokens from their distributions, by name."""
     own = log_p.gather(1, label.unsqueeze(1))

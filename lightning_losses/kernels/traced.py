@@ -4,7 +4,11 @@ A head loops over chunks, chooses an implementation by the device, and returns g
 pass; a compiler can't trace these steps well. During tracing, the head's public function ("door") passes its tensors
 and settings to an operation of this module, which calls the same function when the graph runs. A reduced loss returns
 its gradients with its value; if each row has its own gradient, the backward pass calls the function again, with the
-values that the forward pass recorded for each row.
+values that the forward pass recorded for each row. So it does in float16, whose range gradients leave unless the
+upstream one multiplies them before they are rounded.
+
+A number that changes between calls, which the compiler then traces as a symbol, is an input of the operation; other
+settings are constants of the graph.
 """
 
 import functools
@@ -24,15 +28,17 @@ from lightning_losses.losses.base import Loss, living
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LEARNED = ("hidden", "weight", "bias", "noisy_hidden", "noisy_hidden_b")
+"""The tensors that a door may give gradients to."""
 TENSORS = (
-    *("hidden", "weight", "bias", "target", "class_weight", "normalizer", "student_classes", "teacher_classes"),
-    *("cost_embedding", "teacher_weight", "teacher_bias", "teacher_hidden", "classes", "rest"),
+    *LEARNED,
+    *("target", "class_weight", "normalizer", "student_classes", "teacher_classes", "cost_embedding"),
+    *("numbers", "teacher_weight", "teacher_bias", "teacher_hidden", "classes", "rest"),
 )
-"""What a door may be given as tensors; what a teacher's logits consist of has the last places."""
+"""What a door may be given as tensors, and the `numbers` that are symbols of the graph; what a teacher's logits consist
+of has the last places."""
 _LOGITS = TENSORS[-3:]
-_CAST = ("hidden", "weight", "bias", "teacher_hidden", "teacher_weight")
-# The gradient of a mean in float16 is enlarged until the upstream one is known: its small entries underflow.
-_ENLARGED = 1024.0
+_CAST = (*LEARNED, "teacher_hidden", "teacher_weight")
 
 
 class Returned(NamedTuple):
@@ -43,12 +49,14 @@ class Returned(NamedTuple):
         fields: the fields that are tensors; one for the loss alone.
         rowwise: whether each of them has a value for every row.
         shape: of the rows.
+        counts: the fields that are int64.
     """
 
     kind: Callable[..., Any] | None
     fields: tuple[str, ...]
     rowwise: tuple[bool, ...]
     shape: tuple[int, ...]
+    counts: tuple[str, ...] = ()
 
 
 class _Call(NamedTuple):
@@ -89,10 +97,34 @@ def traceable(returned: Callable[[dict[str, Any]], Returned]) -> Callable[[Calla
     return decorate
 
 
+def _is_symbol(value: Any) -> bool:
+    """Whether the compiler traces a number as a symbol, as far as it can be asked: torch 2.6 can't."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    # The import takes half a second, which what compiles has spent already.
+    from torch.fx.experimental import symbolic_shapes
+
+    return hasattr(symbolic_shapes, "has_static_value") and not symbolic_shapes.has_static_value(value)
+
+
+def _fixed(value: Any) -> Any:
+    """A number as a constant of the graph, which is traced again for another one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    from torch.fx.experimental import symbolic_shapes
+
+    if hasattr(symbolic_shapes, "has_static_value"):
+        return symbolic_shapes.guard_scalar(value) if _is_symbol(value) else value
+    # Torch 2.6 makes a constant of the text of a symbol.
+    return int(f"{value}") if isinstance(value, int) else float(f"{value}")
+
+
 def _node(door: Callable[..., Any], arguments: dict[str, Any], returned: Returned) -> Any:
     """A door's call as a node of the graph that is being traced."""
     tensors: dict[str, Tensor] = {}
     settings: dict[str, Any] = {}
+    whole: list[int] = []
+    numbers: list[float] = []
     which = 0
     for name, value in arguments.items():
         if isinstance(value, Tensor):
@@ -106,23 +138,38 @@ def _node(door: Callable[..., Any], arguments: dict[str, Any], returned: Returne
         elif isinstance(value, Loss):
             # Known by its identity: its settings may change from step to step.
             which, settings[name] = id(value), Loss
+        elif isinstance(value, (tuple, list)):
+            settings[name] = tuple([_fixed(item) for item in value])
+        elif _is_symbol(value) and isinstance(value, int):
+            settings[name] = int
+            whole.append(value)
+        elif _is_symbol(value):
+            settings[name] = float
+            numbers.append(value)
         else:
-            settings[name] = value
+            settings[name] = _fixed(value)
     # Autocast has ended when the graph runs.
     device = tensors["hidden"].device.type
     if torch.is_autocast_enabled(device):
         for name in _CAST:
             if name in tensors and tensors[name].dtype != torch.float64:
                 tensors[name] = tensors[name].to(torch.get_autocast_dtype(device))
-    number = _number_of(door, tuple(settings), tuple(settings.values()))
+    if numbers:
+        # A product, since the compiler keeps a symbol in one; to other operations it is a constant.
+        one = torch.ones((), dtype=torch.float64, device="cpu")
+        tensors["numbers"] = torch.stack([one * value for value in numbers])
+    call = _number_of(door, tuple(settings), tuple(settings.values()))
     given = [tensors.get(name) for name in TENSORS]
+    learns = torch.is_grad_enabled()
+    wanted = [learns and operand is not None and operand.requires_grad for operand in given[: len(LEARNED)]]
     operations = torch.ops.lightning_losses
-    if any(returned.rowwise):
-        *values, _ = operations.head_rows(*given, number, which, list(returned.rowwise), list(returned.shape))
+    if any(returned.rowwise) or (any(wanted) and tensors["hidden"].dtype == torch.float16):
+        counts = [field in returned.counts for field in returned.fields]
+        *values, _ = operations.head_rows(
+            *given, call, which, whole, list(returned.rowwise), counts, list(returned.shape)
+        )
     else:
-        learns = torch.is_grad_enabled()
-        wanted = [learns and operand is not None and operand.requires_grad for operand in given[:3]]
-        values = operations.head_sum(*given, number, which, len(returned.fields), wanted)
+        values = operations.head_sum(*given, call, which, whole, len(returned.fields), wanted)
     if returned.kind is None:
         return values[0]
     return returned.kind(**{**dict.fromkeys(returned.kind._fields), **dict(zip(returned.fields, values))})  # type: ignore[attr-defined]  # noqa: B905
@@ -142,16 +189,19 @@ def _recording() -> Iterator[None]:
 
 
 def _evaluated(
-    given: Sequence[Tensor | None], call: int, which: int, wanted: Sequence[bool]
+    given: Sequence[Tensor | None], call: int, which: int, whole: Sequence[int], wanted: Sequence[bool]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The operands that need a gradient, as leaves of a separate graph, and the door's values."""
     door, names, settings = _CALLS[call]
     tensors = {name: tensor.detach() for name, tensor in zip(TENSORS, given, strict=True) if tensor is not None}
     leaves = [tensors[name].requires_grad_() for name, wants in zip(TENSORS, wanted, strict=False) if wants]
+    integers, numbers = iter(whole), iter(tensors.pop("numbers").tolist() if "numbers" in tensors else ())
     arguments: dict[str, Any] = dict(zip(names, settings, strict=True))
     for name, value in arguments.items():
         if value is Loss:
             arguments[name] = living(which)
+        elif value is int or value is float:
+            arguments[name] = next(integers if value is int else numbers)
         elif name == "teacher_hidden":
             logits = [tensors.pop(part) for part in _LOGITS if part in tensors]
             arguments[name] = value(*logits)
@@ -177,40 +227,40 @@ def _gradients(given: Sequence[Tensor | None], wanted: Sequence[bool], gradients
     return [next(left).contiguous() if wants else hidden.new_empty(0) for wants in wanted]
 
 
-def _enlargement(hidden: Tensor | None) -> float:
-    return _ENLARGED if hidden is not None and hidden.dtype == torch.float16 else 1.0
-
-
 _SCHEMA = ", ".join(f"Tensor{'' if name in ('hidden', 'weight') else '?'} {name}" for name in TENSORS)
 # torch.library has no annotations.
 _LIBRARY: Any = torch.library.Library("lightning_losses", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define(f"head_sum({_SCHEMA}, int call, int which, int values, bool[] wanted) -> Tensor[]")
-_LIBRARY.define(f"head_rows({_SCHEMA}, int call, int which, bool[] rowwise, SymInt[] shape) -> Tensor[]")
-_LIBRARY.define(
-    f"head_rows_backward({_SCHEMA}, int call, int which, Tensor[] upstream, Tensor notes, bool[] wanted) -> Tensor[]"
-)
+_CALL = f"{_SCHEMA}, int call, int which, SymInt[] whole"
+_LIBRARY.define(f"head_sum({_CALL}, int values, bool[] wanted) -> Tensor[]")
+_LIBRARY.define(f"head_rows({_CALL}, bool[] rowwise, bool[] counts, SymInt[] shape) -> Tensor[]")
+_LIBRARY.define(f"head_rows_backward({_CALL}, Tensor[] upstream, Tensor notes, bool[] wanted) -> Tensor[]")
 _COUNT = len(TENSORS)
 
 
 def _head_sum(*arguments: Any) -> list[Tensor]:
-    given, (call, which, _, wanted) = arguments[:_COUNT], arguments[_COUNT:]
+    given, (call, which, whole, _, wanted) = arguments[:_COUNT], arguments[_COUNT:]
     with _recording():
-        leaves, values = _evaluated(given, call, which, wanted)
-        gradients = torch.autograd.grad(values[0] * _enlargement(given[0]), leaves) if leaves else ()
+        leaves, values = _evaluated(given, call, which, whole, wanted)
+        gradients = torch.autograd.grad(values[0], leaves) if leaves else ()
     # Copied: the parts of a loss may share one tensor, but the outputs of an operation must not.
     return [*(value.detach().clone() for value in values), *_gradients(given, wanted, gradients)]
 
 
 def _head_sum_fake(*arguments: Any) -> list[Tensor]:
-    given, (_, _, values, wanted) = arguments[:_COUNT], arguments[_COUNT:]
+    given, (_, _, _, values, wanted) = arguments[:_COUNT], arguments[_COUNT:]
     number = given[1].new_empty((), dtype=statistics_dtype(given[1]))
     return [*(torch.empty_like(number) for _ in range(values)), *_fake_gradients(given, wanted)]
 
 
+def _nothing(settings: Sequence[Any]) -> list[Any]:
+    """The gradients of an operation's settings: torch takes an empty list for one of tensors, without gradients."""
+    return [[] if isinstance(setting, list) and not setting else None for setting in settings]
+
+
 def _head_sum_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.values, ctx.wanted = inputs[_COUNT + 2], inputs[_COUNT + 3]
-    ctx.enlarged = _enlargement(inputs[0])
-    ctx.save_for_backward(*output[ctx.values :])
+    values, ctx.wanted = inputs[_COUNT + 3 :]
+    ctx.nothing = _nothing(inputs[_COUNT:])
+    ctx.save_for_backward(*output[values:])
 
 
 def _refuse_second_order() -> None:
@@ -223,49 +273,53 @@ def _refuse_second_order() -> None:
 
 def _head_sum_backward(ctx: Any, upstream: Sequence[Tensor]) -> tuple[Any, ...]:
     _refuse_second_order()
-    factor = upstream[0] / ctx.enlarged
+    factor = upstream[0]
     gradients = (
         (gradient.to(factor.dtype) * factor).to(gradient.dtype) if wants else None
         for gradient, wants in zip(ctx.saved_tensors, ctx.wanted, strict=True)
     )
-    return (*gradients, *[None] * (_COUNT - 3 + 4))
+    return (*gradients, *[None] * (_COUNT - len(LEARNED)), *ctx.nothing)
 
 
 def _head_rows(*arguments: Any) -> list[Tensor]:
-    given, (call, which, _, shape) = arguments[:_COUNT], arguments[_COUNT:]
+    given, (call, which, whole, _, _, shape) = arguments[:_COUNT], arguments[_COUNT:]
     lines = given[1].new_zeros(Notes.MOST, math.prod(shape), dtype=statistics_dtype(given[1]))
     with torch.no_grad(), noting(Notes(lines, made=False)):
-        _, values = _evaluated(given, call, which, (False, False, False))
+        _, values = _evaluated(given, call, which, whole, [False] * len(LEARNED))
     return [*(value.detach().clone(memory_format=torch.contiguous_format) for value in values), lines]
 
 
 def _head_rows_fake(*arguments: Any) -> list[Tensor]:
-    given, (_, _, rowwise, shape) = arguments[:_COUNT], arguments[_COUNT:]
+    given, (_, _, _, rowwise, counts, shape) = arguments[:_COUNT], arguments[_COUNT:]
     dtype = statistics_dtype(given[1])
-    values = [given[1].new_empty(shape if rows else (), dtype=dtype) for rows in rowwise]
+    values = [
+        given[1].new_empty(shape if rows else (), dtype=torch.int64 if count else dtype)
+        for rows, count in zip(rowwise, counts, strict=True)
+    ]
     return [*values, given[1].new_empty(Notes.MOST, math.prod(shape), dtype=dtype)]
 
 
 def _head_rows_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    given, (ctx.call, ctx.which, _, _) = inputs[:_COUNT], inputs[_COUNT:]
+    given, (ctx.call, ctx.which, ctx.whole, *_) = inputs[:_COUNT], inputs[_COUNT:]
+    ctx.nothing = _nothing(inputs[_COUNT:])
     ctx.save_for_backward(*given, output[-1])
 
 
 def _head_rows_gradients(ctx: Any, upstream: Sequence[Tensor]) -> tuple[Any, ...]:
     _refuse_second_order()
-    wanted = list(ctx.needs_input_grad[:3])
+    wanted = list(ctx.needs_input_grad[: len(LEARNED)])
     *given, notes = ctx.saved_tensors
     gradients = torch.ops.lightning_losses.head_rows_backward(
-        *given, ctx.call, ctx.which, list(upstream[:-1]), notes, wanted
+        *given, ctx.call, ctx.which, ctx.whole, list(upstream[:-1]), notes, wanted
     )
     own = (gradient if wants else None for gradient, wants in zip(gradients, wanted, strict=True))
-    return (*own, *[None] * (_COUNT - 3 + 4))
+    return (*own, *[None] * (_COUNT - len(LEARNED)), *ctx.nothing)
 
 
 def _head_rows_backward(*arguments: Any) -> list[Tensor]:
-    given, (call, which, upstream, notes, wanted) = arguments[:_COUNT], arguments[_COUNT:]
+    given, (call, which, whole, upstream, notes, wanted) = arguments[:_COUNT], arguments[_COUNT:]
     with _recording(), noting(Notes(notes, made=True)):
-        leaves, values = _evaluated(given, call, which, wanted)
+        leaves, values = _evaluated(given, call, which, whole, wanted)
         pairs = [(value, up) for value, up in zip(values, upstream, strict=True) if value.requires_grad]
         gradients = torch.autograd.grad([value for value, _ in pairs], leaves, [up for _, up in pairs])
     return _gradients(given, wanted, gradients)
