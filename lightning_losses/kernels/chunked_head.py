@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.cross_entropy.problem import Impl
+from lightning_losses.kernels.inputs import check_chunk
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.rows.gradients import Parts
 from lightning_losses.kernels.rows.head_loss import ChunkedImpl as ChunkedImpl
@@ -87,6 +88,7 @@ def chunked_head(
         >>> round(value.item(), 4)
         1.6094
     """
+    check_chunk("chunked_head", chunk)
     options = (
         cross_entropy_options(loss) if teacher is None and impl in ("auto", "avx512", "chunked", "triton") else None
     )

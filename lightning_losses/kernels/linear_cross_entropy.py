@@ -12,6 +12,7 @@ from lightning_losses.kernels.cross_entropy.problem import Impl, Problem
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue as LinearCrossEntropyValue
 from lightning_losses.kernels.inputs import (
     autocast,
+    check_accum_dtype,
     check_chunk,
     check_classes_of_head,
     check_head,
@@ -175,7 +176,8 @@ def linear_cross_entropy(
             "cross-entropy alone; give one of them."
         )
     check_normalizer(_NAME, normalizer, reduction)
-    check_chunk(_NAME, chunk)
+    check_chunk(_NAME, chunk, tiles=True)
+    check_accum_dtype(_NAME, accum_dtype)
     check_head(_NAME, hidden, weight, target, bias, class_weight)
     check_classes_of_head(_NAME, len(weight))
     threshold = filter_threshold(_NAME, filter_eps, weight)

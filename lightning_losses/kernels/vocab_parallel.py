@@ -16,6 +16,7 @@ from lightning_losses.kernels.cross_entropy.triton import TRITON, runs_on
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import (
     autocast,
+    check_accum_dtype,
     check_chunk,
     check_class_weight,
     check_classes_of_head,
@@ -178,6 +179,7 @@ def _of_shard(
         check_number(_NAME, "softcap", softcap, above=0)
     check_normalizer(_NAME, normalizer, reduction)
     check_chunk(_NAME, chunk)
+    check_accum_dtype(_NAME, accum_dtype)
     check_head(_NAME, hidden, weight, target, bias, empty=True)
     rank = group_rank(group)
     if sizes is None:

@@ -11,6 +11,7 @@ from lightning_losses.kernels.autograd import Operands, gradients_in_forward
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import (
     autocast,
+    check_accum_dtype,
     check_cached_classes,
     check_chunk,
     check_classes_of_head,
@@ -72,6 +73,7 @@ def head_loss(
     check_choice(name, "impl", impl, ChunkedImpl)
     check_normalizer(name, normalizer, settled_reduction)
     check_chunk(name, chunk)
+    check_accum_dtype(name, accum_dtype)
     if refusal := refuses(loss):
         raise ValueError(f"{name}: {refusal}")
     if isinstance(loss, Loss) and loss.inputs().get("target"):
@@ -123,7 +125,7 @@ def head_loss(
     if index is not None:
         values = values.new_zeros(shape.numel()).index_put((index,), values)
         of_parts = of_parts.new_zeros(len(of_parts), shape.numel()).index_copy_(1, index, of_parts)
-    return HeadLoss(values.reshape(shape), of_parts.reshape(-1, *shape))
+    return HeadLoss(values.reshape(shape), of_parts.reshape(len(of_parts), *shape))
 
 
 def _check_softcaps(
