@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_losses.kernels.autograd import Operands, gradients_in_forward
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
@@ -25,10 +25,11 @@ from lightning_losses.kernels.rows import avx512
 from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, scaled_sum
 from lightning_losses.kernels.rows.objectives import objective_of
-from lightning_losses.kernels.rows.row_wise import RowFunction, refuses, rows_of
+from lightning_losses.kernels.rows.row_wise import RowFunction, check_function, refuses, rows_of
 from lightning_losses.kernels.rows.teachers import Teacher, TeacherHead, TopKLogits
 from lightning_losses.kernels.rows.triton import refuses_kernel
 from lightning_losses.kernels.rows.walk import ChunkLoss, Softcaps, walk
+from lightning_losses.kernels.terms import statistics_dtype
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.kinds import ClassificationLoss, RowLoss, TaughtLoss
 from lightning_losses.numerics.checks import check_choice, check_number
@@ -83,6 +84,9 @@ def head_loss(
     if isinstance(loss, (ClassificationLoss, TaughtLoss)):
         check_classes_of_head(name, len(weight), loss.least_classes)
     hidden, weight, bias = autocast(hidden, weight, bias)
+    if not isinstance(loss, nn.Module):
+        like = weight.new_empty(0, dtype=statistics_dtype(weight))
+        check_function(name, rows_of(loss, ignored), like, len(weight), teacher is not None)
     capped = _check_softcaps(name, softcaps, impl, bias, teacher)
     compiled = None if capped else _compiled(name, impl, loss, hidden, weight, teacher, accum_dtype)
     rows = hidden.reshape(-1, hidden.shape[-1])
