@@ -23,7 +23,7 @@ from lightning_losses.kernels.inputs import (
 )
 from lightning_losses.kernels.rows import avx512
 from lightning_losses.kernels.rows.by_hand import evaluator_of
-from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, scaled_sum
+from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, refuse_higher, scaled_sum
 from lightning_losses.kernels.rows.objectives import objective_of
 from lightning_losses.kernels.rows.row_wise import RowFunction, check_function, refuses, rows_of
 from lightning_losses.kernels.rows.teachers import Teacher, TeacherHead, TopKLogits
@@ -64,8 +64,12 @@ def head_loss(
     drop_ignored: bool | None,
     impl: ChunkedImpl,
     softcaps: Softcaps = (None, None),
+    door: str,
 ) -> HeadLoss:
-    """As `chunked_head`, plus cross-entropy from the same scores, with the weights in `parts`."""
+    """As `chunked_head`, plus cross-entropy from the same scores, with the weights in `parts`.
+
+    Its errors begin with the loss's name; those about derivatives with `door`, the function that was called.
+    """
     name = getattr(loss, "__name__", type(loss).__name__)
     own = (loss.reduction, loss.ignore_index) if isinstance(loss, RowLoss) else ("mean", -100)
     settled_reduction: Reduction = own[0] if reduction is None else reduction
@@ -120,12 +124,16 @@ def head_loss(
         step = max(len(rows), 1) if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True)
         of_chunk = ChunkLoss(rows_of(loss, ignored), by_hand, teacher, parts, step, accum_dtype, kept, softcaps)
         evaluate = partial(walk, loss=of_chunk)
+    who, remedy = f"{door}: {name} by impl={impl!r}", "the loss itself its logits"
+    refuse_transforms(who, remedy)
     with torch.autocast(hidden.device.type, enabled=False):
         if settled_reduction != "none":
             summed = partial(scaled_sum, walk=evaluate, parts=parts, scale=scale)
-            return HeadLoss(*gradients_in_forward(summed, "chunked", operands))
-        refuse_transforms(f"{name}: impl={impl!r}", "the loss itself its logits")
+            reduced = HeadLoss(*gradients_in_forward(summed, "chunked", operands))
+            refuse_higher(reduced.loss, who, remedy)
+            return reduced
         values, of_parts = ChunkedRows.apply(*operands, evaluate, parts)
+        refuse_higher(values, who, remedy)
     if index is not None:
         values = values.new_zeros(shape.numel()).index_put((index,), values)
         of_parts = of_parts.new_zeros(len(of_parts), shape.numel()).index_copy_(1, index, of_parts)
