@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from lightning_losses.kernels.choice import choose_implementation as choose_implementation
     from lightning_losses.kernels.chunked_head import chunked_head as chunked_head
     from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
+    from lightning_losses.kernels.linear_distillation import TeacherLogits as TeacherLogits
+    from lightning_losses.kernels.linear_distillation import TopKLogits as TopKLogits
     from lightning_losses.kernels.linear_distillation import linear_distillation as linear_distillation
     from lightning_losses.kernels.linear_margin_loss import linear_margin_loss as linear_margin_loss
     from lightning_losses.kernels.linear_spherical_z_loss import linear_spherical_z_loss as linear_spherical_z_loss

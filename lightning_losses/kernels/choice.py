@@ -13,6 +13,7 @@ from lightning_losses.kernels.cross_entropy.problem import Impl, Implementation,
 from lightning_losses.kernels.cross_entropy.recompute import RECOMPUTE
 from lightning_losses.kernels.cross_entropy.reference import REFERENCE
 from lightning_losses.kernels.cross_entropy.triton import TRITON
+from lightning_losses.kernels.inputs import check_accum_dtype
 from lightning_losses.kernels.terms import Terms
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
@@ -54,6 +55,7 @@ def choose_implementation(
         >>> choose_implementation(torch.zeros(2, 4), torch.zeros(10, 4)).reason
         'the logits take 80 bytes in float32, which is little to hold (at most 4 MiB)'
     """
+    check_accum_dtype("choose_implementation", accum_dtype)
     problem = Problem(
         hidden,
         weight,

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.cross_entropy.problem import Impl
+from lightning_losses.kernels.inputs import check_chunk
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.rows.gradients import Parts
 from lightning_losses.kernels.rows.head_loss import ChunkedImpl as ChunkedImpl
@@ -72,8 +73,8 @@ def chunked_head(
         impl: "triton" runs one kernel on the scores of student and teacher, if it implements the divergence; "avx512"
             does the same in C++ on a CPU with AVX-512; "chunked" uses the loss's hand-written gradient on a CPU, if
             there is one; "autograd" never does; "reference" holds the logits of all tokens. "auto" is "triton" on CUDA
-            and "avx512" on AMD's CPUs if these can evaluate the loss, else "chunked". Except for "autograd" and
-            "reference", a function of cross-entropy, such as focal loss, is evaluated by `linear_cross_entropy`.
+            and "avx512" on AMD's CPUs if these can evaluate the loss, else "chunked". Except for "autograd", a function
+            of cross-entropy, such as focal loss, is evaluated by `linear_cross_entropy`.
 
     Returns:
         The loss in float32 (float64 for float64).
@@ -87,9 +88,8 @@ def chunked_head(
         >>> round(value.item(), 4)
         1.6094
     """
-    options = (
-        cross_entropy_options(loss) if teacher is None and impl in ("auto", "avx512", "chunked", "triton") else None
-    )
+    check_chunk("chunked_head", chunk)
+    options = cross_entropy_options(loss) if teacher is None and impl != "autograd" else None
     if options is not None and options.offset is not None:
         # A softcap is on the logits without the offset.
         if softcap is None:
@@ -131,4 +131,5 @@ def chunked_head(
         drop_ignored=drop_ignored,
         impl=impl,
         softcaps=(softcap, teacher_softcap),
+        door="chunked_head",
     ).loss

@@ -11,6 +11,8 @@ from lightning_losses.numerics.checks import check_floating, check_number, debug
 from lightning_losses.numerics.probabilities import known_everywhere, known_somewhere
 from lightning_losses.parallel.processes import is_distributed_tensor
 
+_ACCUMULATES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def check_head(
     loss: str, hidden: Any, weight: Any, target: Any, bias: Any = None, class_weight: Any = None, empty: bool = False
@@ -28,23 +30,13 @@ def check_head(
                 "leaving it out of fully_shard; a head split by rows goes to "
                 "vocab_parallel_cross_entropy."
             )
-    wrong = weight.ndim != 2 or hidden.ndim == 0 or hidden.shape[-1] != weight.shape[-1]
-    if wrong or weight.shape[1] == 0 or (len(weight) == 0 and not empty):
-        raise ValueError(
-            f"{loss}: hidden of shape {list(hidden.shape)} came with weight of shape "
-            f"{list(weight.shape)}; give [..., D] and [V, D], D and V at least 1."
-        )
+    check_widths(loss, "hidden", hidden, weight, empty)
     if not torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != weight.dtype:
         raise ValueError(
             f"{loss}: hidden has dtype {hidden.dtype} and weight {weight.dtype}; give both one dtype, or "
             "call under autocast."
         )
-    if not isinstance(target, Tensor) or target.dtype != torch.int64 or target.shape != hidden.shape[:-1]:
-        came = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
-        raise ValueError(
-            f"{loss}: target ({came}) came with hidden of shape {list(hidden.shape)}; give int64 token "
-            f"ids of shape {list(hidden.shape[:-1])}."
-        )
+    check_target(loss, "hidden", hidden, target)
     for name, vector in (("bias", bias), ("class_weight", class_weight)):
         if vector is not None and (
             not isinstance(vector, Tensor) or vector.shape != weight.shape[:1] or not vector.is_floating_point()
@@ -56,6 +48,28 @@ def check_head(
             )
     if class_weight is not None:
         check_class_weight(loss, class_weight)
+
+
+def check_widths(
+    loss: str, name: str, hidden: Float[Tensor, "..."], weight: Float[Tensor, "..."], empty: bool = False
+) -> None:
+    """Raise ``ValueError`` unless vectors and head have one width; `empty` allows a head without rows."""
+    wrong = weight.ndim != 2 or hidden.ndim == 0 or hidden.shape[-1] != weight.shape[-1]
+    if wrong or weight.shape[1] == 0 or (len(weight) == 0 and not empty):
+        raise ValueError(
+            f"{loss}: {name} of shape {list(hidden.shape)} came with weight of shape "
+            f"{list(weight.shape)}; give [..., D] and [V, D], D and V at least 1."
+        )
+
+
+def check_target(loss: str, name: str, hidden: Float[Tensor, "*tokens width"], target: Any) -> None:
+    """Raise ``ValueError`` unless there is one class index for each vector."""
+    if not isinstance(target, Tensor) or target.dtype != torch.int64 or target.shape != hidden.shape[:-1]:
+        came = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+        raise ValueError(
+            f"{loss}: target ({came}) came with {name} of shape {list(hidden.shape)}; give int64 token "
+            f"ids of shape {list(hidden.shape[:-1])}."
+        )
 
 
 def check_class_weight(loss: str, class_weight: Float[Tensor, " vocabulary"]) -> None:
@@ -160,11 +174,21 @@ def whole_shift(loss: str, shift: int | bool) -> int:
     return int(shift)
 
 
-def check_chunk(loss: str, chunk: int | tuple[int, int] | None) -> None:
-    """Raise ``ValueError`` unless sizes of chunks are whole numbers of at least 1."""
+def check_chunk(loss: str, chunk: int | tuple[int, int] | None, tiles: bool = False) -> None:
+    """Raise ``ValueError`` unless sizes of chunks are whole numbers of at least 1; with `tiles`, one or a pair."""
+    if isinstance(chunk, tuple) and not (tiles and len(chunk) == 2):
+        wanted = "a number of tokens, or a pair of tokens and vocabulary entries" if tiles else "one number of tokens"
+        raise ValueError(f"{loss}: chunk={chunk} came; give {wanted}.")
     for size in chunk if isinstance(chunk, tuple) else () if chunk is None else (chunk,):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"{loss}: chunk={chunk} came; give whole numbers of at least 1.")
+
+
+def check_accum_dtype(loss: str, accum_dtype: Any) -> None:
+    """Raise ``ValueError`` unless gradients can be accumulated in a dtype; None is the weight's own."""
+    if accum_dtype is not None and accum_dtype not in _ACCUMULATES:
+        names = ", ".join(map(str, _ACCUMULATES))
+        raise ValueError(f"{loss}: accum_dtype={accum_dtype!r} came; give one of {names}, or None for the weight's.")
 
 
 def shifted(

@@ -1,5 +1,6 @@
 """Cross-entropy of a classifier head without its logits; calls every implementation."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, ParamSpec, Protocol, cast, overload
 
@@ -12,6 +13,7 @@ from lightning_losses.kernels.cross_entropy.problem import Impl, Problem
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue as LinearCrossEntropyValue
 from lightning_losses.kernels.inputs import (
     autocast,
+    check_accum_dtype,
     check_chunk,
     check_classes_of_head,
     check_head,
@@ -22,9 +24,10 @@ from lightning_losses.kernels.inputs import (
     shifted,
     unmasked_classes,
 )
-from lightning_losses.kernels.terms import RowTransform, Terms, statistics_dtype
+from lightning_losses.kernels.terms import RowTransform, Terms, check_row_function, statistics_dtype
 from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.numerics.checks import check_choice, check_number, check_temperature
+from lightning_losses.numerics.derivatives import in_transform
 from lightning_losses.numerics.reduction import Reduction
 
 _NAME = "linear_cross_entropy"
@@ -66,7 +69,25 @@ def _returned(arguments: dict[str, Any]) -> Returned:
 
 def _door(function: Callable[P, Tensor | LinearCrossEntropyValue]) -> _Door[P]:
     """The function, made traceable; its flags determine its return type."""
-    return cast(_Door[P], traceable(_returned)(function))
+    traced = traceable(_returned)(function)
+    untraced = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+
+    @functools.wraps(function)
+    def call(*operands: P.args, **options: P.kwargs) -> Tensor | LinearCrossEntropyValue:
+        # A node of a graph takes no tensors but the head's own, so that others would get no gradient.
+        if torch.compiler.is_compiling() and _learns(options.get("row_function"), *operands, **options):
+            return untraced(*operands, **options)
+        return traced(*operands, **options)
+
+    return cast(_Door[P], call)
+
+
+def _learns(function: Any, *operands: Any, **options: Any) -> bool:
+    """Whether a call's row function has tensors of its own that need a gradient, as a compiler can see it."""
+    if function is None or not torch.is_grad_enabled():
+        return False
+    hidden = options["hidden"] if "hidden" in options else operands[0]
+    return bool(function(torch.ones(2, device=hidden.device)).requires_grad)
 
 
 @_door
@@ -115,7 +136,8 @@ def linear_cross_entropy(
         z_loss: z, at least 0.
         class_weight: [V] w, or None for 1; the mean of the cross-entropy, not of the z-loss, is weighted by ``w_y``.
         row_function: g: a differentiable elementwise function of the rows' cross-entropy: focal loss is
-            ``lambda c: (-torch.expm1(-c)) ** 2 * c``. It costs as much as cross-entropy; not with label_smoothing.
+            ``lambda c: (-torch.expm1(-c)) ** 2 * c``. It costs as much as cross-entropy; a fourth product if it has
+            tensors of its own that learn. Not with label_smoothing. It is tried on two rows at every call.
         shift: k: ``hidden[..., :-k, :]`` is scored against ``target[..., k:]``; True is 1, for next-token prediction.
         reduction: "mean" over the kept tokens, "sum", or "none".
         normalizer: the divisor of the mean, instead of its own count: the tokens of all accumulated batches and
@@ -147,7 +169,8 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: shapes, dtypes or ranges that do not fit; a row function with smoothing; an implementation that does
-            not support an option, with the reason. On a CPU and under `debug`, a target outside [0, V).
+            not support an option, with the reason; a row function that does not give each row a value with a gradient.
+            On a CPU and under `debug`, a target outside [0, V), and a row function that couples rows.
         RuntimeError: a backward pass with create_graph=True through any implementation but "reference".
 
     Source:
@@ -175,7 +198,8 @@ def linear_cross_entropy(
             "cross-entropy alone; give one of them."
         )
     check_normalizer(_NAME, normalizer, reduction)
-    check_chunk(_NAME, chunk)
+    check_chunk(_NAME, chunk, tiles=True)
+    check_accum_dtype(_NAME, accum_dtype)
     check_head(_NAME, hidden, weight, target, bias, class_weight)
     check_classes_of_head(_NAME, len(weight))
     threshold = filter_threshold(_NAME, filter_eps, weight)
@@ -185,6 +209,12 @@ def linear_cross_entropy(
     weights = None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight))
     unmasked = unmasked_classes(_NAME, bias, label_smoothing, softcap)
     terms = Terms(len(weight), float(label_smoothing), softcap, weights, temperature, row_function, unmasked)
+    learned = False
+    # A transform takes only the logits, through which everything has its gradient.
+    if row_function is not None and not in_transform():
+        learns = torch.is_grad_enabled()
+        wanted = learns and any(each is not None and each.requires_grad for each in (hidden, weight, bias))
+        learned = check_row_function(_NAME, row_function, weight.new_empty(0, dtype=statistics_dtype(weight)), wanted)
     row_weight = terms.row_weight(chosen.target)
     scale, z_scale = scales(chosen.hidden, reduction, normalizer, row_weight, z_loss, chosen.kept)
     problem = Problem(
@@ -198,7 +228,8 @@ def linear_cross_entropy(
         target.shape,
         scale,
         z_scale,
-        reduction == "none" or return_lse or return_log_probability or return_entropy,
+        # Gradients made in the forward pass don't reach what a row function learns.
+        reduction == "none" or return_lse or return_log_probability or return_entropy or learned,
         return_entropy,
         return_lse,
         reduction,
@@ -209,7 +240,8 @@ def linear_cross_entropy(
     )
     implementation, _ = choose(problem, asked)
     if asked is not None and (refusal := implementation.refuses(problem)):
-        raise ValueError(f"{_NAME}: {refusal}")
+        why = "a row function that learns needs each row's own gradient, and " if learned else ""
+        raise ValueError(f"{_NAME}: {why}{refusal}")
     with torch.autocast(hidden.device.type, enabled=False):
         value = implementation.evaluate(problem)
     if not (return_lse or return_z_loss or return_log_probability or return_entropy):

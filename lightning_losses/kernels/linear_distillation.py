@@ -158,7 +158,12 @@ def linear_distillation(
     if matched is None:
         parts, caps = Parts(soft_weight, hard_weight), (softcap, teacher_softcap)
         loss, of_parts = head_loss(
-            objective, hidden, weight, target, bias, parts=parts, teacher=teacher, softcaps=caps, **shared
+            *(objective, hidden, weight, target, bias),
+            parts=parts,
+            teacher=teacher,
+            softcaps=caps,
+            door=_NAME,
+            **shared,
         )
         return LinearDistillationValue(loss, of_parts[0], of_parts[1] if hard_weight else None)
     # The hard part is on rows of the head that the teacher doesn't have.

@@ -7,11 +7,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.chunked_head import ChunkedImpl, chunked_head, returned
+from lightning_losses.kernels.inputs import check_classes_of_head, check_head
 from lightning_losses.kernels.traced import traceable
 from lightning_losses.losses.language.emo import EMO
+from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import Reduction
+
+_NAME = "linear_emo"
 
 
 @traceable(returned)
@@ -59,6 +63,15 @@ def linear_emo(
         >>> torch.allclose(value, EMO()(hidden @ weight.T, target, weight))
         True
     """
+    check_head(_NAME, hidden, weight, target, bias)
+    check_classes_of_head(_NAME, len(weight))
+    if cost_embedding is not None:
+        check_floating(_NAME, "cost_embedding", cost_embedding)
+        if cost_embedding.ndim != 2 or len(cost_embedding) != len(weight) or cost_embedding.shape[1] == 0:
+            raise ValueError(
+                f"{_NAME}: cost_embedding of shape {list(cost_embedding.shape)} came with a vocabulary of "
+                f"{len(weight)}; give [{len(weight)}, D'], D' at least 1."
+            )
     # Normalised once, and not once a chunk: what has length 1 keeps it.
     directions = unit_rows(full_precision((weight if cost_embedding is None else cost_embedding).detach()))
     ignored = loss.ignore_index if ignore_index is None else ignore_index
@@ -67,6 +80,9 @@ def linear_emo(
 
     def of_chunk(logits: Tensor, target: Tensor, reduction: str) -> Tensor:
         return unreduced(logits, target, directions)
+
+    # By which errors call it.
+    of_chunk.__name__ = _NAME
 
     return chunked_head(
         of_chunk,

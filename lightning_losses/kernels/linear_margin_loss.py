@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.chunked_head import chunked_head, returned
+from lightning_losses.kernels.inputs import check_target, check_widths
 from lightning_losses.kernels.rows.head_loss import ChunkedImpl
 from lightning_losses.kernels.rows.row_wise import refuses, rows_of
 from lightning_losses.kernels.traced import traceable
@@ -67,11 +68,17 @@ def linear_margin_loss(
         raise ValueError(
             f"{_NAME}: {type(loss).__name__} takes {', '.join(required)}; give a loss of logits and target alone."
         )
+    check_widths(_NAME, "embeddings", embeddings, weight)
+    check_target(_NAME, "embeddings", embeddings, target)
     if len(weight) % sub_centers:
         raise ValueError(
             f"{_NAME}: weight of shape {list(weight.shape)} came with sub_centers={sub_centers}; give as many vectors "
             "for each class."
         )
+    ignored = options.get("ignore_index")
+    kept = target != (getattr(loss, "ignore_index", -100) if ignored is None else ignored)
+    # An ignored row may hold NaN, which a gradient of 0 would not stop on its way through the length.
+    embeddings = torch.where(kept.unsqueeze(-1), embeddings, 0.0)
     with torch.autocast(embeddings.device.type, enabled=False):
         directions = unit_rows(full_precision(embeddings))
         unit = unit_rows if in_transform() else _UnitRows.apply
@@ -93,6 +100,9 @@ def _of_nearest(
 
     def of_classes(logits: Tensor, target: Tensor, reduction: str) -> Tensor:
         return rows(nearest_sub_center(logits, sub_centers), None, target)
+
+    # By which errors call it.
+    of_classes.__name__ = _NAME
 
     return chunked_head(of_classes, hidden, weight, target, **settled)
 

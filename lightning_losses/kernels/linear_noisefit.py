@@ -84,7 +84,9 @@ def linear_noisefit(
     unreduced.ignore_index, unreduced.reduction = loss.ignore_index if ignore_index is None else ignore_index, "none"
 
     def of_chunk(weight: Tensor, bias: Tensor | None, target: Tensor, *rows: Tensor) -> Float[Tensor, " chunk"]:
-        scores = (torch.nn.functional.linear(part, weight, bias) for part in rows)
+        # An ignored row may hold NaN, which a gradient of 0 would carry into the weight's.
+        kept = (target != unreduced.ignore_index).unsqueeze(1)
+        scores = (torch.nn.functional.linear(torch.where(kept, part, 0.0), weight, bias) for part in rows)
         logits = scores if softcap is None else (softcap * torch.tanh(score / softcap) for score in scores)
         value: Tensor = unreduced(*logits, target)
         return value

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_losses.numerics.checks import debugging
+
 RowTransform = Callable[[Float[Tensor, " rows"]], Float[Tensor, " rows"]]
 """Rows' cross-entropies to rows' losses, each by itself, differentiable."""
 
@@ -88,6 +90,53 @@ class Terms:
     def probability_factor(self, target_factor: float | Float[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
         """The derivative of a row's loss by its logsumexp: the factor of the probabilities in the gradient."""
         return target_factor + self.smoothing_mass
+
+
+def check_row_function(loss: str, function: RowTransform, like: Float[Tensor, "..."], wanted: bool) -> bool:
+    """Whether a row function has tensors of its own that need a gradient; it is tried on two rows.
+
+    Args:
+        loss: the caller's name.
+        function: the row function.
+        like: a tensor of the rows' device and dtype.
+        wanted: whether gradients will go through it.
+
+    Raises:
+        ValueError: a function that fails on two rows, or gives anything but a value for each, or values without a
+            gradient; on a CPU and under `debug`, one whose value of a row depends on the other row.
+    """
+    # Made on the device; descending, so that cumulative sums, maxima and sorting show.
+    rows = 3 - torch.arange(1, 3, device=like.device, dtype=like.dtype)
+    compared = like.device.type == "cpu" or debugging()
+    try:
+        # Where the argument has no gradient, only a tensor of the function's own can give the values one.
+        values = function(rows.clone())
+        sloped = function(rows.clone().requires_grad_()) if wanted else None
+        alone = [function(row.clone()) for row in (rows[:1], rows[1:])] if compared else []
+    except RuntimeError as error:
+        raise ValueError(
+            f"{loss}: row_function came, which fails on two rows ({error}); give a differentiable function that takes "
+            "the cross-entropies of any number of rows."
+        ) from error
+    if not all(isinstance(each, Tensor) for each in (values, *alone)) or (
+        [each.shape for each in (values, *alone)] != [(2,), *((1,) for _ in alone)]
+    ):
+        raise ValueError(
+            f"{loss}: row_function came, which does not give one value for each row; give an elementwise function of "
+            "the rows' cross-entropies."
+        )
+    if sloped is not None and not sloped.requires_grad:
+        raise ValueError(
+            f"{loss}: row_function came, whose values have no gradient; give a differentiable function of the rows' "
+            "cross-entropies, or call it under torch.no_grad()."
+        )
+    together, separate = values.detach().double(), [each.detach().double() for each in alone]
+    if separate and not torch.allclose(together, torch.cat(separate), rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"{loss}: row_function came, which gives cross-entropies of 2 and 1 other values together than alone; give "
+            "a function of each row's cross-entropy by itself, without randomness."
+        )
+    return values.requires_grad
 
 
 def scores_of_kept(

@@ -16,6 +16,7 @@ from lightning_losses.kernels.cross_entropy.triton import TRITON, runs_on
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import (
     autocast,
+    check_accum_dtype,
     check_chunk,
     check_class_weight,
     check_classes_of_head,
@@ -27,9 +28,11 @@ from lightning_losses.kernels.inputs import (
     unmasked_classes,
 )
 from lightning_losses.kernels.products import has_triton
+from lightning_losses.kernels.rows.gradients import refuse_higher
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.derivatives import refuse_transforms
 from lightning_losses.parallel.processes import (
     even_rows,
     group_rank,
@@ -40,6 +43,8 @@ from lightning_losses.parallel.processes import (
 )
 
 _NAME = "vocab_parallel_cross_entropy"
+# What has the derivatives that this hasn't.
+_WHOLE = "the whole head to linear_cross_entropy with impl='reference'"
 
 
 def vocabulary_range(vocabulary: int, rank: int, processes: int) -> range:
@@ -171,6 +176,7 @@ def _of_shard(
     accum_dtype: torch.dtype | None,
 ) -> LinearCrossEntropyValue:
     """`vocab_parallel_cross_entropy` of this process's own tensors."""
+    refuse_transforms(_NAME, _WHOLE)
     check_choice(_NAME, "reduction", reduction, ("mean", "sum"))
     check_number(_NAME, "label_smoothing", label_smoothing, least=0, most=1)
     check_number(_NAME, "z_loss", z_loss, least=0)
@@ -178,6 +184,7 @@ def _of_shard(
         check_number(_NAME, "softcap", softcap, above=0)
     check_normalizer(_NAME, normalizer, reduction)
     check_chunk(_NAME, chunk)
+    check_accum_dtype(_NAME, accum_dtype)
     check_head(_NAME, hidden, weight, target, bias, empty=True)
     rank = group_rank(group)
     if sizes is None:
@@ -229,7 +236,9 @@ def _of_shard(
     )
     # Either all processes compute the hidden states' gradient or none does, since they sum it together.
     with torch.autocast(hidden.device.type, enabled=False):
-        return of_sums(walk, name, problem, exchange=_Group(group), start=start)
+        value = of_sums(walk, name, problem, exchange=_Group(group), start=start)
+    refuse_higher(value.loss, _NAME, _WHOLE)
+    return value
 
 
 def _walk(

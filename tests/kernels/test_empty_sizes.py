@@ -7,8 +7,22 @@ from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.cross_entropy.avx512 import unsupported
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import TopKLogits, linear_distillation
+from lightning_losses.kernels.linear_emo import linear_emo
+from lightning_losses.kernels.linear_margin_loss import linear_margin_loss
+from lightning_losses.kernels.linear_stablemax_cross_entropy import linear_stablemax_cross_entropy
 from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy
-from lightning_losses.losses import DKD, KD, NKD, BinaryKL, CrossEntropy, GeneralizedJSD, ReverseKL, SkewKL
+from lightning_losses.losses import (
+    DKD,
+    EMO,
+    KD,
+    NKD,
+    ArcFace,
+    BinaryKL,
+    CrossEntropy,
+    GeneralizedJSD,
+    ReverseKL,
+    SkewKL,
+)
 
 pytestmark = pytest.mark.kernels
 
@@ -48,6 +62,21 @@ DOORS = {
         for impl in ("auto", "autograd", "reference")
     },
     **{
+        f"stablemax {impl}": lambda *call, impl=impl, **more: linear_stablemax_cross_entropy(*call, impl=impl, **more)
+        for impl in ("auto", "autograd", "reference")
+    },
+    **{
+        # Of a margin's head there is no bias.
+        f"margin {impl}": lambda hidden, weight, target, _, impl=impl, **more: linear_margin_loss(
+            ArcFace(), hidden, weight, target, impl=impl, **more
+        )
+        for impl in ("auto", "autograd", "reference")
+    },
+    **{
+        f"emo {impl}": lambda *call, impl=impl, **more: linear_emo(EMO(), *call, impl=impl, **more)
+        for impl in ("auto", "autograd", "reference")
+    },
+    **{
         f"chunked head {impl}": lambda *call, impl=impl, **more: chunked_head(CrossEntropy(), *call, impl=impl, **more)
         for impl in ("auto", "autograd", "reference")
     },
@@ -65,8 +94,21 @@ def call(tokens, width, vocabulary, dtype=torch.float32):
 def test_no_tokens_are_0_with_gradients_of_0(door, dtype):
     hidden, weight, target, bias = call(0, 4, 5, dtype)
     loss = DOORS[door](hidden, weight, target, bias)
-    gradients = torch.autograd.grad(loss, (hidden, weight, bias))
-    assert loss == 0 and [g.shape for g in gradients] == [(0, 4), (5, 4), (5,)]
+    assert loss == 0
+    assert_gradients_of_0(loss, hidden, weight, bias)
+
+
+@pytest.mark.parametrize("door", [door for door in DOORS if not door.startswith(("vocab-parallel", "avx512"))])
+def test_no_tokens_without_reduction_are_no_values_with_gradients_of_0(door):
+    hidden, weight, target, bias = call(0, 4, 5)
+    loss = DOORS[door](hidden, weight, target, bias, reduction="none")
+    assert loss.shape == (0,)
+    assert_gradients_of_0(loss.sum(), hidden, weight, bias)
+
+
+def assert_gradients_of_0(loss, *operands):
+    gradients = torch.autograd.grad(loss, operands, allow_unused=True, materialize_grads=True)
+    assert [gradient.shape for gradient in gradients] == [(0, 4), (5, 4), (5,)]
     assert all((gradient == 0).all() for gradient in gradients)
 
 
@@ -121,6 +163,10 @@ def test_a_binary_divergence_takes_one_logit():
     [
         ({"chunk": 0}, "chunk=0 came; give whole numbers of at least 1"),
         ({"chunk": 1.5}, "chunk=1.5 came; give whole numbers"),
+        ({"chunk": (2, 2, 2)}, r"chunk=\(2, 2, 2\) came; give (one|a) number of tokens"),
+        ({"accum_dtype": torch.int32}, "accum_dtype=torch.int32 came; give one of torch.float16, "),
+        ({"accum_dtype": torch.bool}, "accum_dtype=torch.bool came; give one of torch.float16, "),
+        ({"accum_dtype": "float32"}, "accum_dtype='float32' came; give one of torch.float16, "),
         ({"normalizer": 0.0}, "normalizer=0.0 came; give a number above 0"),
         ({"normalizer": torch.ones(2)}, r"normalizer of shape \[2\] came; give one number above 0"),
         ({"normalizer": torch.tensor(-1.0)}, "normalizer=-1.0 came; give a number above 0"),
@@ -131,6 +177,18 @@ def test_a_binary_divergence_takes_one_logit():
 def test_what_is_no_size_or_count_is_refused(door, options, told):
     with pytest.raises(ValueError, match=told):
         DOORS[door](*call(3, 4, 5), **options)
+
+
+@pytest.mark.parametrize("door", [door for door in DOORS if "vocab" in door or ("{" not in door and door != "per row")])
+def test_a_chunk_of_the_vocabulary_is_refused_where_chunks_are_of_tokens(door):
+    with pytest.raises(ValueError, match=r"chunk=\(2, 2\) came; give one number of tokens"):
+        DOORS[door](*call(3, 4, 5), chunk=(2, 2))
+
+
+def test_costs_without_width_are_refused():
+    hidden, weight, target, _ = call(3, 4, 5)
+    with pytest.raises(ValueError, match=r"linear_emo: cost_embedding of shape \[5, 0\] came"):
+        linear_emo(EMO(), hidden, weight, target, cost_embedding=torch.ones(5, 0))
 
 
 @pytest.mark.parametrize("impl", ["auto", "chunked", "autograd"])

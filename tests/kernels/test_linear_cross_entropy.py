@@ -635,10 +635,10 @@ def test_cce_s_form_for_the_compiler_equals_the_reference(options):
 @pytest.mark.parametrize(
     ("impl", "package"),
     [
-        ("cce", "cut_cross_entropy"),
-        ("cce_torch_compile", "cut_cross_entropy"),
-        ("liger", "liger_kernel"),
-        ("quack", "quack"),
+        ("cce", "cut-cross-entropy"),
+        ("cce_torch_compile", "cut-cross-entropy"),
+        ("liger", "liger-kernel"),
+        ("quack", "quack-kernels"),
         ("triton", "triton"),
     ],
 )

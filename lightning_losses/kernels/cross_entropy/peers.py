@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
 from torch import Tensor
 
 from lightning_losses.kernels.autograd import second_order_refusal
@@ -26,6 +25,7 @@ from lightning_losses.kernels.cross_entropy.problem import (
     of_rows,
     refuse_tiles,
 )
+from lightning_losses.kernels.cross_entropy.reference import REFERENCE
 from lightning_losses.kernels.terms import statistics_dtype
 from lightning_losses.numerics.derivatives import first_derivatives_only
 
@@ -62,7 +62,8 @@ class Peer(Implementation):
     """Another project's implementation.
 
     Attributes:
-        package: the package that must be installed.
+        package: the package that must be importable.
+        distribution: what installs it.
         reduced: the operation for the reduced loss.
         rows: the operation for differentiable losses of rows; None if there is none.
     """
@@ -72,6 +73,7 @@ class Peer(Implementation):
     memory: str
     purpose: str
     package: str
+    distribution: str
     reduced: Operation
     rows: Operation | None = None
 
@@ -82,7 +84,8 @@ class Peer(Implementation):
             return refusal
         operation = self.reduced if self.rows is None or not problem.per_row else self.rows
         if not installed(self.package):
-            return f"impl={self.name!r} needs the package {self.package}, which is not installed; use impl='auto'."
+            needed = f"needs the package {self.distribution}, which is not installed"
+            return f"impl={self.name!r} {needed}; install it, or use impl='auto'."
         if need := operation.needs(problem):
             return f"impl={self.name!r} needs {need}."
         if missing := [name for name in _asked(problem) if name not in operation.offers]:
@@ -92,7 +95,9 @@ class Peer(Implementation):
         return None
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
-        """By the package."""
+        """By the package; what has no rows, which some packages divide by, by the logits."""
+        if len(problem.hidden) == 0:
+            return REFERENCE.evaluate(problem)
         statistics = statistics_dtype(problem.weight)
         if problem.per_row and self.rows is not None:
             losses, entropy = self.rows.run(problem)
@@ -127,10 +132,14 @@ def _asked(problem: Problem) -> list[str]:
     return [name for name, wanted in asked.items() if wanted]
 
 
-def _targets(problem: Problem) -> Int[Tensor, " tokens"]:
-    """The targets, with ignored rows marked in the common form of all peers."""
+def _operands(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, weight and targets, with ignored rows marked in the common form of all peers."""
     kept = problem.kept
-    return problem.target if kept is None else problem.target.masked_fill(~kept, _IGNORED)
+    if kept is None:
+        return problem.hidden, problem.weight, problem.target
+    # An ignored row may hold NaN; as zeros its share of the gradient is 0.
+    hidden = torch.where(kept.unsqueeze(1), problem.hidden, 0.0)
+    return hidden, problem.weight, problem.target.masked_fill(~kept, _IGNORED)
 
 
 def _module(name: str) -> Any:
@@ -161,9 +170,7 @@ def _torch(problem: Problem) -> tuple[Tensor, None]:
         options |= {"acc_policy": "accurate", "acc_dtype": problem.accum_dtype}
     weight = problem.terms.class_weight
     total = F.linear_cross_entropy(
-        problem.hidden,
-        problem.weight,
-        _targets(problem),
+        *_operands(problem),
         linear_bias=problem.bias,
         weight=None if weight is None else weight.to(problem.weight.dtype),
         reduction="sum",
@@ -173,9 +180,8 @@ def _torch(problem: Problem) -> tuple[Tensor, None]:
 
 
 def _cut(problem: Problem, form: str) -> tuple[Tensor, None]:
-    operands = problem.hidden, problem.weight, _targets(problem)
     options = {"softcap": problem.terms.softcap, "reduction": "sum", "filter_eps": None, "impl": form}
-    return _module("cut_cross_entropy").linear_cross_entropy(*operands, **options), None
+    return _module("cut_cross_entropy").linear_cross_entropy(*_operands(problem), **options), None
 
 
 def _cut_needs(problem: Problem) -> str | None:
@@ -227,14 +233,14 @@ def _liger_rows_need(problem: Problem) -> str | None:
 
 def _liger_rows(problem: Problem) -> tuple[Tensor, Tensor | None]:
     function = _module(_LIGER_SM90_ROWS).LigerFusedScaledCrossEntropySM90Function
-    operands = problem.hidden, problem.weight, _targets(problem)
+    operands = _operands(problem)
     # The 1 between the ignored target and the flag for entropies is the clustering of tiles.
     found = function.apply(*operands, float(problem.terms.temperature), _IGNORED, 1, problem.entropy)
     return found if problem.entropy else (found, None)
 
 
 def _liger(problem: Problem) -> tuple[Tensor, Tensor | None]:
-    operands = problem.hidden, problem.weight, _targets(problem)
+    operands = _operands(problem)
     if _by_liger_sm90(problem):
         return _module(_LIGER_SM90).liger_fused_linear_cross_entropy_sm90(*operands, _IGNORED, "sum"), None
     function = _module("liger_kernel.ops.fused_linear_cross_entropy").LigerFusedLinearCrossEntropyFunction
@@ -262,27 +268,31 @@ def _quack(problem: Problem) -> tuple[Tensor, None]:
     function = _module("quack.linear_cross_entropy").chunked_linear_cross_entropy
     chunk = {} if problem.chunk is None else {"chunk_size": problem.chunk}
     # Not tuned: tuning would time every configuration at the first step.
-    return function(problem.hidden, problem.weight, _targets(problem), reduction="sum", tuned=False, **chunk), None
+    return function(*_operands(problem), reduction="sum", tuned=False, **chunk), None
 
 
 TORCH = Peer(
     *("torch", "3", "as its options", "plain, weighted and biased cross-entropy by `torch.nn.functional`"),
     package="torch",
+    distribution="torch",
     reduced=Operation(_torch, _torch_operation, frozenset({"bias", "class_weight", "chunk", "accum_dtype"})),
 )
 CCE = Peer(
     *("cce", "theirs", "theirs", "CUDA in half precision, where the package is installed"),
     package="cut_cross_entropy",
+    distribution="cut-cross-entropy",
     reduced=Operation(partial(_cut, form="cce"), _cut_needs, frozenset({"softcap"})),
 )
 CCE_TORCH_COMPILE = Peer(
     *("cce_torch_compile", "3", "holds the logits", "any device; CCE's form for `torch.compile`"),
     package="cut_cross_entropy",
+    distribution="cut-cross-entropy",
     reduced=Operation(partial(_cut, form="torch_compile"), offers=frozenset({"softcap"})),
 )
 LIGER = Peer(
     *("liger", "3", "a chunk of tokens x V; on Hopper all logits", "CUDA, where the package is installed"),
     package="liger_kernel",
+    distribution="liger-kernel",
     # It also has a softcap and class weights, but they can't be checked in interpreted kernels.
     reduced=Operation(_liger, _liger_needs, frozenset({"bias", "z_loss", "label_smoothing", "accum_dtype"})),
     rows=Operation(_liger_rows, _liger_rows_need, frozenset({"temperature", "return_entropy"})),
@@ -290,5 +300,6 @@ LIGER = Peer(
 QUACK = Peer(
     *("quack", "3", "a chunk of tokens x V", "Hopper and later in half precision, where the package is installed"),
     package="quack",
+    distribution="quack-kernels",
     reduced=Operation(_quack, _quack_needs, frozenset({"chunk"})),
 )

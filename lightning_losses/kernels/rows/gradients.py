@@ -41,7 +41,8 @@ def scaled_sum(operands: Operands, *, walk: Walk, parts: Parts, scale: float | T
     """``scale`` times the sum of the rows' values, differentiable, and its parts for logging."""
     walked = walk(operands, share=scale, wanted=wanted)
     sums = scale * walked.values.sum(dim=1)
-    return Summed(parts.total(sums), sums, *walked[1:])
+    # Copied: a view of the parts couldn't be changed in place.
+    return Summed(parts.total(sums).clone(), sums, *walked[1:])
 
 
 class ChunkedRows(torch.autograd.Function):
@@ -72,6 +73,26 @@ class ChunkedRows(torch.autograd.Function):
             for gradient, operand in zip(walked[1:4], operands, strict=False)
         )
         return (*gradients, None, None, None)
+
+
+def refuse_higher(value: Float[Tensor, "*shape"], who: str, remedy: str) -> None:
+    """Let a backward pass with ``create_graph=True`` from a value raise ``RuntimeError``, before the value's own does.
+
+    Args:
+        value: the result of a function that has first derivatives only.
+        who: the beginning of the error: what was called.
+        remedy: what has higher derivatives.
+    """
+
+    def refuse(gradient: Tensor) -> None:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"{who} came with create_graph=True, and has first derivatives only; for higher ones give {remedy}."
+            )
+
+    # Not a node of its own, whose output would be a view that can't be changed in place.
+    if value.requires_grad:
+        value.register_hook(refuse)  # type: ignore[no-untyped-call]
 
 
 def _times(gradient: Tensor, factor: float | Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_losses.kernels.autograd import Operands, gradients_in_forward
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import (
     autocast,
+    check_accum_dtype,
     check_cached_classes,
     check_chunk,
     check_classes_of_head,
@@ -22,12 +23,13 @@ from lightning_losses.kernels.inputs import (
 )
 from lightning_losses.kernels.rows import avx512
 from lightning_losses.kernels.rows.by_hand import evaluator_of
-from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, scaled_sum
+from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, refuse_higher, scaled_sum
 from lightning_losses.kernels.rows.objectives import objective_of
-from lightning_losses.kernels.rows.row_wise import RowFunction, refuses, rows_of
+from lightning_losses.kernels.rows.row_wise import RowFunction, check_function, refuses, rows_of
 from lightning_losses.kernels.rows.teachers import Teacher, TeacherHead, TopKLogits
 from lightning_losses.kernels.rows.triton import refuses_kernel
 from lightning_losses.kernels.rows.walk import ChunkLoss, Softcaps, walk
+from lightning_losses.kernels.terms import statistics_dtype
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.kinds import ClassificationLoss, RowLoss, TaughtLoss
 from lightning_losses.numerics.checks import check_choice, check_number
@@ -62,8 +64,12 @@ def head_loss(
     drop_ignored: bool | None,
     impl: ChunkedImpl,
     softcaps: Softcaps = (None, None),
+    door: str,
 ) -> HeadLoss:
-    """As `chunked_head`, plus cross-entropy from the same scores, with the weights in `parts`."""
+    """As `chunked_head`, plus cross-entropy from the same scores, with the weights in `parts`.
+
+    Its errors begin with the loss's name; those about derivatives with `door`, the function that was called.
+    """
     name = getattr(loss, "__name__", type(loss).__name__)
     own = (loss.reduction, loss.ignore_index) if isinstance(loss, RowLoss) else ("mean", -100)
     settled_reduction: Reduction = own[0] if reduction is None else reduction
@@ -72,6 +78,7 @@ def head_loss(
     check_choice(name, "impl", impl, ChunkedImpl)
     check_normalizer(name, normalizer, settled_reduction)
     check_chunk(name, chunk)
+    check_accum_dtype(name, accum_dtype)
     if refusal := refuses(loss):
         raise ValueError(f"{name}: {refusal}")
     if isinstance(loss, Loss) and loss.inputs().get("target"):
@@ -81,6 +88,9 @@ def head_loss(
     if isinstance(loss, (ClassificationLoss, TaughtLoss)):
         check_classes_of_head(name, len(weight), loss.least_classes)
     hidden, weight, bias = autocast(hidden, weight, bias)
+    if not isinstance(loss, nn.Module):
+        like = weight.new_empty(0, dtype=statistics_dtype(weight))
+        check_function(name, rows_of(loss, ignored), like, len(weight), teacher is not None)
     capped = _check_softcaps(name, softcaps, impl, bias, teacher)
     compiled = None if capped else _compiled(name, impl, loss, hidden, weight, teacher, accum_dtype)
     rows = hidden.reshape(-1, hidden.shape[-1])
@@ -114,16 +124,20 @@ def head_loss(
         step = max(len(rows), 1) if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True)
         of_chunk = ChunkLoss(rows_of(loss, ignored), by_hand, teacher, parts, step, accum_dtype, kept, softcaps)
         evaluate = partial(walk, loss=of_chunk)
+    who, remedy = f"{door}: {name} by impl={impl!r}", "the loss itself its logits"
+    refuse_transforms(who, remedy)
     with torch.autocast(hidden.device.type, enabled=False):
         if settled_reduction != "none":
             summed = partial(scaled_sum, walk=evaluate, parts=parts, scale=scale)
-            return HeadLoss(*gradients_in_forward(summed, "chunked", operands))
-        refuse_transforms(f"{name}: impl={impl!r}", "the loss itself its logits")
+            reduced = HeadLoss(*gradients_in_forward(summed, "chunked", operands))
+            refuse_higher(reduced.loss, who, remedy)
+            return reduced
         values, of_parts = ChunkedRows.apply(*operands, evaluate, parts)
+        refuse_higher(values, who, remedy)
     if index is not None:
         values = values.new_zeros(shape.numel()).index_put((index,), values)
         of_parts = of_parts.new_zeros(len(of_parts), shape.numel()).index_copy_(1, index, of_parts)
-    return HeadLoss(values.reshape(shape), of_parts.reshape(-1, *shape))
+    return HeadLoss(values.reshape(shape), of_parts.reshape(len(of_parts), *shape))
 
 
 def _check_softcaps(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -127,6 +128,32 @@ def rows_of(loss: RowFunction, ignore_index: int) -> Rows:
         return values(**{name: tensor for name, tensor in offered if tensor is not None and name in takes})
 
     return rows
+
+
+def check_function(name: str, rows: Rows, like: Float[Tensor, "..."], vocabulary: int, taught: bool) -> None:
+    """Raise ``ValueError`` for a function that does not give each of two rows a value, or that learns.
+
+    Args:
+        name: the function's name.
+        rows: its values.
+        like: a tensor of the scores' device and dtype.
+        vocabulary: the number of classes.
+        taught: whether there is a teacher.
+    """
+    scores = like.new_zeros(2, vocabulary)
+    values = rows(scores, scores.clone() if taught else None, scores.new_zeros(2, dtype=torch.int64))
+    if not isinstance(values, Tensor) or values.shape != (2,):
+        came = f"of shape {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"{name}: values of two rows ({came}) came; give a function that, with reduction='none', returns one value "
+            "for each row."
+        )
+    # The scores have no gradient, so that it is one of the function's own.
+    if values.requires_grad:
+        raise ValueError(
+            f"{name}: it has tensors to learn, whose gradients chunks would not give; evaluate it on the logits, or "
+            "detach them."
+        )
 
 
 def _values(loss: RowLoss, ignore_index: int) -> Callable[..., Tensor]:

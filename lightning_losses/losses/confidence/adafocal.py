@@ -7,14 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.confidence.focal import flat_at_zero, focal_weight
-from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.kinds import CrossEntropyFunction
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.probabilities import full_precision, log_probabilities
-from lightning_losses.numerics.rows import pick
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Count, Positive
 
 
-class AdaFocal(ClassificationLoss):
+class AdaFocal(CrossEntropyFunction):
     """AdaFocal: focal loss whose exponent follows the calibration of validation data, bin by bin.
 
     ``-(1 - p)^γ log p`` where γ > 0, ``-(1 + p)^|γ| log p`` where γ < 0, with p the probability of the target and γ the
@@ -59,7 +58,6 @@ class AdaFocal(ClassificationLoss):
 
     status = "confirmed"
     evidence = "3mcloud/adafocal"
-    soft_targets = False
 
     gamma: Positive = 1.0
     num_bins: Count = 15
@@ -78,16 +76,16 @@ class AdaFocal(ClassificationLoss):
         self.register_buffer("edges", torch.arange(1, self.num_bins) / self.num_bins)
         self.register_buffer("gammas", torch.full((self.num_bins,), float(self.gamma)))
 
-    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+    def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        log_p = pick(log_probabilities(given.logits), given.target)
+        log_p = -cross_entropy
         p = flat_at_zero(log_p).exp()
         # A probability that rounds to an edge belongs to the bin that the edge closes.
         shared = min(p.dtype, self.edges.dtype, key=lambda dtype: dtype.itemsize)
         bins = torch.searchsorted(self.edges.to(shared), p.detach().to(shared), side="left")
         gamma = self.gammas.to(p)[bins]
         inverse = torch.pow(1 + p, (-gamma).clamp(min=0))
-        return -torch.where(gamma >= 0, focal_weight(log_p, gamma.clamp(min=0)), inverse) * log_p
+        return torch.where(gamma >= 0, focal_weight(log_p, gamma.clamp(min=0)), inverse) * cross_entropy
 
     @torch.no_grad()
     def renew(self, confidence: Float[Tensor, " samples"], correct: Float[Tensor, " samples"]) -> None:

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_losses import linear_cross_entropy
 from lightning_losses.kernels.cross_entropy import peers
-from lightning_losses.kernels.cross_entropy.peers import CCE, LIGER, QUACK
+from lightning_losses.kernels.cross_entropy.peers import CCE, CCE_TORCH_COMPILE, LIGER, QUACK, TORCH
 from lightning_losses.kernels.cross_entropy.problem import Problem
 from lightning_losses.kernels.terms import Terms
 
@@ -153,3 +153,13 @@ def test_torch_takes_a_chunk_and_what_gradients_gather_in(options, dtype):
     torch.testing.assert_close(loss, expected, **tolerance)
     for one, other in zip(*(torch.autograd.grad(value, (hidden, weight)) for value in (loss, expected)), strict=True):
         torch.testing.assert_close(one, other, **tolerance)
+
+
+@pytest.mark.parametrize("peer", [TORCH, CCE, CCE_TORCH_COMPILE, LIGER, QUACK], ids=lambda peer: peer.name)
+def test_no_rows_are_0_without_the_package(peer):
+    hidden, weight = (torch.ones(shape).requires_grad_() for shape in ((0, 4), (5, 4)))
+    loss = peer.evaluate(
+        Problem(hidden, weight, torch.zeros(0, dtype=torch.int64), Terms(5), shape=torch.Size([0]))
+    ).loss
+    gradients = torch.autograd.grad(loss, (hidden, weight))
+    assert loss == 0 and gradients[0].shape == (0, 4) and (gradients[1] == 0).all()

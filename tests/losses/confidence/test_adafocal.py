@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_losses import chunked_head
 from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationLogits
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
 from lightning_losses.data.image_data import ImageDataset
@@ -24,6 +25,25 @@ def test_exponents_stay_in_their_range():
 def test_before_any_validation_it_is_focal_loss():
     logits, target = sample()
     torch.testing.assert_close(AdaFocal(gamma=2.0).double()(logits, target), Focal(gamma=2.0)(logits, target))
+
+
+@pytest.mark.parametrize("impl", ["auto", "chunked", "autograd"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_fused_head_has_each_row_s_own_exponent_at_the_price_of_cross_entropy(impl, reduction, monkeypatch):
+    loss = AdaFocal(num_bins=4, reduction=reduction).double()
+    loss.renew(torch.rand(100, dtype=torch.float64), torch.randint(2, (100,)).double())
+    # As after some epochs: also an inverse focal loss.
+    loss.gammas.copy_(torch.tensor([-1.5, 0.5, 2.0, 7.0]))
+    hidden, weight = (torch.randn(rows, 5, dtype=torch.float64).requires_grad_() for rows in (40, 6))
+    target = torch.randint(6, (40,))
+    dense = loss(hidden @ weight.t(), target)
+    if impl != "autograd":
+        # Which other losses are evaluated by.
+        monkeypatch.setattr("lightning_losses.kernels.chunked_head.head_loss", None)
+    found = chunked_head(loss, hidden, weight, target, impl=impl)
+    torch.testing.assert_close(found, dense)
+    slopes = [torch.autograd.grad(value.square().sum(), (hidden, weight)) for value in (found, dense)]
+    torch.testing.assert_close(*slopes)
 
 
 def test_bins_have_equal_mass_and_each_moves_by_its_own_gap():
