@@ -124,7 +124,8 @@ class _GradientsInForward(torch.autograd.Function):
         operands = Operands(*ctx.saved_tensors)
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            gradients = ctx.walk(operands)[2:5]
+            with torch.autocast(operands.hidden.device.type, enabled=False):
+                gradients = ctx.walk(operands)[2:5]
         factor = upstream[0] if isinstance(ctx.factor, float) and ctx.factor == 1.0 else upstream[0] * ctx.factor
         scaled = (
             None if gradient is None or operand is None else multiplied(gradient, factor).to(operand.dtype)

@@ -13,13 +13,14 @@ from lightning_losses.kernels.cross_entropy.problem import Impl, LinearCrossEntr
 from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.inputs import autocast, check_chunk, check_classes_of_head, check_head, shifted
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+from lightning_losses.kernels.products import cuda_chunk
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.numerics.checks import check_number, check_temperature
 from lightning_losses.numerics.products import spans
 
 _NAME = "token_record"
-# Scores that are held at once, if not told otherwise.
+# Scores that a CPU holds at once, if not told otherwise.
 _SCORES = 2**22
 
 
@@ -180,7 +181,11 @@ def _statistics(
         rows, counted, labels = hidden.reshape(-1, hidden.shape[-1]), kept.flatten(), target.flatten()
         head, dtype = Head(weight, bias, terms), statistics_dtype(weight)
         record = {name: rows.new_zeros(len(rows), dtype=torch.int64 if name == "ranks" else dtype) for name in asked}
-        for part in spans(len(rows), chunk or max(_SCORES // len(weight), 1)) if len(rows) else ():
+        if chunk is None:
+            on_cpu = weight.device.type == "cpu"
+            # On a GPU each chunk reads the whole head from its memory.
+            chunk = max(_SCORES // len(weight), 1) if on_cpu else cuda_chunk(len(rows), len(weight), 4, weight.device)
+        for part in spans(len(rows), chunk) if len(rows) else ():
             label = torch.where(counted[part], labels[part], 0)
             # An ignored token may hold NaN.
             given = torch.where(counted[part].unsqueeze(1), rows[part], 0.0)

@@ -42,7 +42,8 @@ def check_number(
 ) -> None:
     """Raise ``ValueError`` unless `value` is a finite number with `above` < value, `least` <= value <= `most`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    inside = number and math.isfinite(value)
+    # In a form that a compiler traces of a changing number, too.
+    inside = number and abs(value) < math.inf
     inside = inside and (above is None or value > above) and (least is None or value >= least)
     inside = inside and (most is None or value <= most)
     if not inside:

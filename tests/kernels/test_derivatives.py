@@ -91,3 +91,22 @@ def test_a_loss_can_be_changed_in_place(name):
     loss = door(hidden, **options)
     loss *= 2
     torch.testing.assert_close(torch.autograd.grad(loss.sum(), hidden)[0], 2 * plain)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda hidden, **options: linear_cross_entropy(hidden, WEIGHT, TARGET, impl="chunked", **options),
+        lambda hidden, **options: linear_cross_entropy(hidden, WEIGHT, TARGET, impl="recompute", **options),
+        taught,
+        stablemax,
+    ],
+)
+def test_a_backward_pass_within_autocast_multiplies_as_the_forward_pass_did(head, reduction):
+    outside, inside = HIDDEN.clone().requires_grad_(), HIDDEN.clone().requires_grad_()
+    head(outside, reduction=reduction).sum().backward()
+    loss = head(inside, reduction=reduction).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss.backward()
+    assert torch.equal(inside.grad, outside.grad)
