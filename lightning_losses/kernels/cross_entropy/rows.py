@@ -103,7 +103,7 @@ class _StatisticsOfRows(torch.autograd.Function):
         refuse_second_order(ctx.name)
         operands, statistics = Operands(*ctx.saved_tensors[:4]), Statistics(*ctx.saved_tensors[4:])
         wanted = tuple(ctx.needs_input_grad[:3])
-        # Called within a region of autocast, the backward pass would multiply in another precision than the forward one.
+        # Within a region of autocast the backward pass would multiply in another precision than the forward one.
         with torch.autocast(operands.hidden.device.type, enabled=False):
             gradients = ctx.walk.gradients(operands, statistics, Statistics(*upstream), wanted)
         return (*gradients, None, None, None)

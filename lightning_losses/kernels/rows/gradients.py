@@ -67,7 +67,7 @@ class ChunkedRows(torch.autograd.Function):
         """The gradients, from scores computed again."""
         refuse_second_order("chunked")
         operands = Operands(*ctx.saved_tensors)
-        # Called within a region of autocast, the backward pass would multiply in another precision than the forward one.
+        # Within a region of autocast the backward pass would multiply in another precision than the forward one.
         with torch.autocast(operands.hidden.device.type, enabled=False):
             walked = ctx.walk(operands, share=upstream[0], wanted=ctx.needs_input_grad[:3])
         gradients = (
