@@ -119,9 +119,9 @@ class Balancing(Declared, nn.Module):
     @property
     def steps_done(self) -> int:
         """The number of steps done; a GPU is waited for only after something else has written the buffer."""
-        buffer, known = self.get_buffer("steps"), self._known
-        if buffer.is_inference():
-            # It has no version that would tell of a change.
+        buffer, known = self.get_buffer("steps"), self.__dict__.setdefault("_known", _Known())
+        if buffer.device.type == "cpu" or buffer.is_inference():
+            # Read for nothing, or without a version that would tell of a change.
             return int(buffer)
         if known.buffer is not buffer or known.version != buffer._version:
             known.buffer, known.version, known.number = buffer, buffer._version, int(buffer)

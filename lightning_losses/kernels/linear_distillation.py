@@ -94,8 +94,8 @@ def linear_distillation(
             `lightning_losses.losses.AlignedVocabulary`: "error", "truncate" to the first rows, "map" by the two lists.
             The hard part uses all rows, in a separate pass.
         student_classes: for "map", the student's rows that are shared.
-        teacher_classes: for "map", the teacher's rows that are the same, in the same order. Lists and tensors that
-            stay the same are checked and put on the heads' device once.
+        teacher_classes: for "map", the teacher's rows that are the same, in the same order. Tensors on a GPU
+            are checked under `debug` alone.
         softcap: s: the student's scores become ``s tanh(l / s)``, by autograd, in chunks; None for none.
         teacher_softcap: the same for the teacher's scores; needs the teacher's head.
         impl: as for `chunked_head`.

@@ -53,7 +53,8 @@ def cuda_chunk(tokens: int, vocabulary: int, itemsize: int, device: torch.device
         >>> cuda_chunk(8192, 128256, 2), cuda_chunk(8192, 32768, 2), cuda_chunk(5000, 128256, 2)
         (2048, 4096, 1792)
     """
-    hopper = device is not None and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    on_cuda = device is not None and device.type == "cuda" and torch.cuda.is_available()
+    hopper = on_cuda and torch.cuda.get_device_capability(device) >= (9, 0)
     most = min(max(2**29 // (max(vocabulary, 1) * itemsize) // 128 * 128, 2048 if hopper else 1024), 4096)
     chunks = max(-(-tokens // most), 1)
     return max(-(-tokens // (128 * chunks)), 1) * 128

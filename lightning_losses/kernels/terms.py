@@ -84,7 +84,8 @@ class Terms:
             return (1 - self.label_smoothing) * row_weight
         with torch.enable_grad():
             plain = (lse - picked).detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.row_function(plain).sum(), plain)
+            # Times 1, since a function may change its argument in place.
+            (slope,) = torch.autograd.grad(self.row_function(1 * plain).sum(), plain)
         return slope * row_weight
 
     def probability_factor(self, target_factor: float | Float[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
@@ -111,7 +112,8 @@ def check_row_function(loss: str, function: RowTransform, like: Float[Tensor, ".
     try:
         # Where the argument has no gradient, only a tensor of the function's own can give the values one.
         values = function(rows.clone())
-        sloped = function(rows.clone().requires_grad_()) if wanted else None
+        # Times 1, since a function may change its argument in place.
+        sloped = function(1 * rows.clone().requires_grad_()) if wanted else None
         alone = [function(row.clone()) for row in (rows[:1], rows[1:])] if compared else []
     except RuntimeError as error:
         raise ValueError(

@@ -139,7 +139,8 @@ def _node(door: Callable[..., Any], arguments: dict[str, Any], returned: Returne
             # Known by its identity: its settings may change from step to step.
             which, settings[name] = id(value), Loss
         elif isinstance(value, (tuple, list)):
-            settings[name] = tuple([_fixed(item) for item in value])
+            # A longer one is a list of classes, whose numbers are constants.
+            settings[name] = tuple([_fixed(item) for item in value]) if len(value) <= 2 else tuple(value)
         elif _is_symbol(value) and isinstance(value, int):
             settings[name] = int
             whole.append(value)

@@ -25,6 +25,7 @@ def test_chunks_on_a_gpu_are_even_and_within_bounds(vocabulary, itemsize):
 )
 def test_chunks_on_hopper_are_of_2048_tokens_whatever_the_vocabulary(monkeypatch, vocabulary, earlier, hopper):
     device = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for capability, expected in (((8, 0), earlier), ((9, 0), hopper), ((10, 0), hopper)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda asked, one=capability: {device: one}[asked])
         assert cuda_chunk(8192, vocabulary, 2, device) == expected

@@ -19,7 +19,7 @@ from lightning_losses.kernels.autograd import Operands, Summed, Wanted
 from lightning_losses.kernels.cross_entropy.problem import Problem
 from lightning_losses.kernels.cross_entropy.rows import Statistics, asked_for
 from lightning_losses.kernels.cross_entropy.triton_kernel import cross_entropy_kernel
-from lightning_losses.kernels.products import cuda_chunk, padded_rows
+from lightning_losses.kernels.products import cuda_chunk, multiplied, padded_rows
 from lightning_losses.kernels.terms import Alone, Exchange, Terms, scores_of_kept, statistics_dtype
 from lightning_losses.numerics.products import accumulate, product_into, spans
 
@@ -125,6 +125,7 @@ class Gradients:
         self.weight = weight.new_empty(weight.shape, dtype=accum_dtype or half) if wanted[1] else None
         self.bias = weight.new_zeros(len(weight), dtype=statistics) if wanted[2] and bias is not None else None
         self.first = True
+        self.divisor: Tensor | None = None
 
     def add(
         self,
@@ -133,22 +134,40 @@ class Gradients:
         logits: Float[Tensor, "rows vocabulary"],
         divisor: Float[Tensor, ""] | None = None,
     ) -> None:
-        """Add a chunk's part; `logits` holds the gradients with respect to the logits, divided by `divisor`."""
+        """Add a chunk's part.
+
+        Args:
+            rows: the chunk's tokens.
+            hidden: their hidden states.
+            logits: the gradients with respect to their logits, divided by `divisor`.
+            divisor: no less than that of the chunk before; None for 1.
+        """
+        if divisor is not None and divisor is not self.divisor:
+            if self.divisor is not None:
+                # At no cost where both are equal.
+                self._multiply(self.divisor / divisor)
+            self.divisor = divisor
         if self.hidden is not None:
             product_into(self.hidden[rows], logits, self.weight_of_head.t())
             if divisor is not None:
                 self.hidden[rows] *= divisor
         if self.weight is not None:
-            accumulate(self.weight, logits.t(), (hidden if divisor is None else hidden * divisor).t(), self.first)
+            accumulate(self.weight, logits.t(), hidden.t(), self.first)
         if self.bias is not None:
-            of_bias = logits.sum(dim=0, dtype=self.bias.dtype)
-            self.bias += of_bias if divisor is None else of_bias * divisor
+            self.bias += logits.sum(dim=0, dtype=self.bias.dtype)
         self.first = False
+
+    def _multiply(self, factor: Float[Tensor, ""]) -> None:
+        for total in (self.weight, self.bias):
+            if total is not None:
+                multiplied(total, factor)
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """All three gradients; zeros if there was no chunk."""
         if self.first and self.weight is not None:
             self.weight.zero_()
+        if self.divisor is not None:
+            self._multiply(self.divisor)
         dtype = self.weight_of_head.dtype
         whole = self.weight is None or dtype == torch.float16
         return self.hidden, self.weight if whole or self.weight is None else self.weight.to(dtype), self.bias
@@ -205,6 +224,10 @@ def sums_and_gradients(
         return Statistics(count * terms.probability_factor(of_target), -count * of_target, smooth)
 
     of_all = upstream(slice(None)) if any(wanted) and not apart else None
+    divisor = None
+    if enlarged and of_all is not None and len(counts):
+        divisor = _power_above(of_all, terms, LARGEST).clamp(min=1.0)
+        of_all = of_all.divided(divisor)
     for rows, e, logits in chunks_of(operands, kept, problem.chunk):
         of_rows = statistics.at(rows)
         squares = None if of_square is None else of_square[rows]
@@ -219,9 +242,9 @@ def sums_and_gradients(
                 squares = None
         else:
             fed, known = of_all.at(rows), False
-        divisor = None
-        if enlarged:
-            divisor = _power_above(fed, terms, LARGEST).clamp(min=1.0)
+        if enlarged and apart:
+            needed = _power_above(fed, terms, LARGEST).clamp(min=1.0)
+            divisor = needed if divisor is None else torch.maximum(needed, divisor)
             fed = fed.divided(divisor)
         launch(logits, target[rows], of_rows, fed, squares, known=known)
         gradients.add(rows, e, logits, divisor)

@@ -141,7 +141,13 @@ def check_function(name: str, rows: Rows, like: Float[Tensor, "..."], vocabulary
         taught: whether there is a teacher.
     """
     scores = like.new_zeros(2, vocabulary)
-    values = rows(scores, scores.clone() if taught else None, scores.new_zeros(2, dtype=torch.int64))
+    try:
+        values = rows(scores, scores.clone() if taught else None, scores.new_zeros(2, dtype=torch.int64))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name}: it came, and fails on two rows ({error}); give a function that takes any number of rows, and "
+            "weigh the rows of its result."
+        ) from error
     if not isinstance(values, Tensor) or values.shape != (2,):
         came = f"of shape {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

@@ -101,6 +101,7 @@ STEEP = {
     "temperature": {"temperature": 0.01},
     "row-function": {"row_function": lambda cross_entropy: 200 * cross_entropy},
     "z": {"z_loss": 20.0},
+    "steeper": {"row_function": lambda cross_entropy: 1e4 * cross_entropy},
     "rows": {"reduction": "none", "class_weight": torch.full((53,), 300.0)},
 }
 

@@ -1,19 +1,15 @@
 """Distillation between vocabularies that differ: any loss of logits, on the classes that both networks have."""
 
 from collections.abc import Sequence
-from functools import lru_cache
-from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from torch._guards import detect_fake_mode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.divergences.kd import KD
-from lightning_losses.numerics.checks import check_choice, check_floating
+from lightning_losses.numerics.checks import check_choice, check_floating, debugging
 from lightning_losses.numerics.probabilities import known_somewhere
 from lightning_losses.numerics.rows import classification_rows
 
@@ -33,26 +29,6 @@ class SharedClasses(NamedTuple):
     teacher: slice | Int[Tensor, " shared"]
 
 
-class _Checked(NamedTuple):
-    """What is known of a tensor of class indices in one version: the least vocabulary that has them all, and copies."""
-
-    version: int
-    least_size: int
-    on: dict[torch.device, Tensor]
-
-    def at(self, device: torch.device) -> Tensor:
-        """The indices on a device, copied there once."""
-        if device not in self.on:
-            # Steps of training take what a validation in inference mode copied.
-            with torch.inference_mode(False):
-                self.on[device] = next(iter(self.on.values())).to(device)
-        return self.on[device]
-
-
-_CHECKED: Any = WeakIdKeyDictionary()
-"""By the tensor; a list of classes has a tensor of its own for as long as it is in use."""
-
-
 def shared_classes(
     student_size: int,
     teacher_size: int,
@@ -64,7 +40,7 @@ def shared_classes(
 ) -> SharedClasses:
     """The classes that two vocabularies share, by a policy; see `AlignedVocabulary`.
 
-    Lists and tensors of indices are read and copied once, as long as they don't change: later calls wait for no GPU.
+    Indices that lie on a GPU are checked under `debug` alone, since the check would wait for it.
 
     Args:
         student_size: the student's number of classes.
@@ -94,14 +70,14 @@ def shared_classes(
         ("student_classes", student_classes, student_size, devices[0]),
         ("teacher_classes", teacher_classes, teacher_size, devices[1]),
     ):
-        given = _tensor_of([] if classes is None else classes)
-        checked = _checked_once(given)
-        if checked.least_size > size or checked.least_size == 0:
+        index = torch.as_tensor([] if classes is None else classes, dtype=torch.int64)
+        readable = index.device.type == "cpu" or debugging()
+        if index.ndim != 1 or not len(index) or (readable and not _exist_once(index, size)):
             raise ValueError(
-                f"{_NAME}: {name} of shape {list(given.shape)} came for {size} classes; give indices of existing "
+                f"{_NAME}: {name} of shape {list(index.shape)} came for {size} classes; give indices of existing "
                 "classes, each once."
             )
-        chosen.append(checked.at(given.device if device is None else device))
+        chosen.append(_sent(index, device))
     if len(chosen[0]) != len(chosen[1]):
         raise ValueError(
             f"{_NAME}: {len(chosen[0])} student_classes came with {len(chosen[1])} teacher_classes; give pairs."
@@ -109,39 +85,17 @@ def shared_classes(
     return SharedClasses(*chosen)
 
 
-def _tensor_of(classes: Sequence[int] | Tensor) -> Tensor:
-    """The tensor itself, or one of a list, which stays the same while the list has the same classes."""
-    if isinstance(classes, Tensor):
-        return classes
-    plain = isinstance(classes, Sequence) and all(issubclass(kind, Integral) for kind in set(map(type, classes)))
-    if not plain or torch.compiler.is_compiling():
-        return torch.as_tensor(classes, dtype=torch.int64)
-    return _listed(tuple(classes), detect_fake_mode())
+def _exist_once(index: Int[Tensor, " shared"], size: int) -> bool:
+    entries = index.tolist()
+    return min(entries) >= 0 and max(entries) < size and len(set(entries)) == len(entries)
 
 
-@lru_cache(maxsize=8)
-def _listed(classes: tuple[int, ...], fake_mode: object) -> Tensor:
-    # Steps of training take what a validation in inference mode made. A fake tensor is its mode's alone.
-    with torch.inference_mode(False):
-        return torch.tensor(classes, dtype=torch.int64)
-
-
-def _checked_once(given: Tensor) -> _Checked:
-    """Whether indices name classes, each once; a least size of 0 says that they do not."""
-    # Inference tensors have no version that would tell of a change; a compiler traces no dictionary.
-    kept = not torch.compiler.is_compiling() and not given.is_inference()
-    known: _Checked | None = _CHECKED.get(given) if kept else None
-    if known is not None and known.version == given._version:
-        return known
-    with torch.inference_mode(False):
-        # Detached, because a dictionary that held the tensor itself would keep it alive.
-        index = given.detach().to(torch.int64)
-        entries = index.tolist() if index.ndim == 1 else []
-        proper = bool(entries) and min(entries) >= 0 and len(set(entries)) == len(entries)
-        checked = _Checked(given._version if kept else 0, max(entries) + 1 if proper else 0, {index.device: index})
-    if kept:
-        _CHECKED[given] = checked
-    return checked
+def _sent(index: Int[Tensor, " shared"], device: torch.device | None) -> Int[Tensor, " shared"]:
+    if device is None or device == index.device:
+        return index
+    # From pinned memory the host does not wait for the copy.
+    pinned = index.pin_memory() if device.type == "cuda" and torch.cuda.is_available() and not index.is_cuda else index
+    return pinned.to(device, non_blocking=True)
 
 
 def shared_target(
