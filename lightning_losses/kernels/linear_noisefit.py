@@ -95,7 +95,16 @@ def linear_noisefit(
     parts = list(spans(len(labels), chunk or default_chunk(len(labels), weight, full=True))) or [slice(0, 0)]
     values = torch.cat(
         [
-            checkpoint(of_chunk, weight, bias, labels[part], *(each[part] for each in rows), use_reentrant=False)
+            # Nothing is drawn; a generator's state can't be read where a CUDA graph is captured.
+            checkpoint(
+                of_chunk,
+                weight,
+                bias,
+                labels[part],
+                *(each[part] for each in rows),
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
             for part in parts
         ]
     )
