@@ -87,8 +87,7 @@ def linear_spherical_z_loss(
     name = "linear_spherical_z_loss"
     given = {"a": a, "b": b, "epsilon": epsilon, "ignore_index": ignore_index, "reduction": reduction}
     for setting in _SETTINGS:
-        if not setting.fits(given[setting.name]):
-            raise ValueError(f"{name}: {setting.name}={given[setting.name]!r} came; {setting.wanted()}.")
+        setting.check(name, given[setting.name])
     check_head(name, hidden, weight, target)
     kept = target != ignore_index
     _check_targets(name, target, kept, len(weight), ignore_index)

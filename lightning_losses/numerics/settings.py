@@ -105,6 +105,11 @@ class Setting:
         words = ", ".join(map(repr, self.choices)) or str(self.bound)
         return f"{words}, or None" if self.optional and words else words
 
+    def check(self, name: str, value: Any) -> None:
+        """Raise ``ValueError``, which begins with a name, unless a value fits."""
+        if not self.fits(value):
+            raise ValueError(f"{name}: {self.name}={value!r} came; {self.wanted()}.")
+
     def wanted(self) -> str:
         """What would fit, in words.
 
@@ -157,9 +162,7 @@ def check_settings(declared: Any, name: str) -> None:
     """
     kind: type = type(declared)
     for setting in settings(kind):
-        value = getattr(declared, setting.name)
-        if not setting.fits(value):
-            raise ValueError(f"{name}: {setting.name}={value!r} came; {setting.wanted()}.")
+        setting.check(name, getattr(declared, setting.name))
 
 
 @dataclass_transform(eq_default=False, field_specifiers=(field,))

@@ -53,8 +53,7 @@ def test_steep_rows_do_not_overflow_in_float16():
     cases = {line["case"]: line["steep"] for line in interpreted() if "steep" in line}
     assert len(cases) == 6
     for name, apart in cases.items():
-        # Scores divided by 0.01 have a hundred times the rounding of their own.
-        assert max(apart) <= (0.2 if name == "temperature" else 2e-2), name
+        assert max(apart) <= TOLERANCE["float16"], name
 
 
 def test_a_target_outside_the_vocabulary_gives_no_number():
