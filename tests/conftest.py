@@ -30,6 +30,9 @@ def pytest_configure(config):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        # Autograd counts the devices at its first backward pass. Counted among fake tensors there would be one, with a
+        # thread of its own, and no process that has threads of autograd can be forked.
+        torch.ones((), requires_grad=True).backward()
 
 
 @pytest.fixture(autouse=True)

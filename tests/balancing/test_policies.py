@@ -29,7 +29,7 @@ from lightning_losses.balancing import (
 )
 from lightning_losses.balancing.base import Step
 from lightning_losses.objective import balanced_backward
-from tests.kernels.on_cuda import fake_cuda
+from tests.kernels.on_cuda import fake_cuda  # noqa: F401 - the fixture is used by its name
 
 OFFERED = [value for value in vars(balancing).values() if isinstance(value, type) and issubclass(value, Balancing)]
 OWN = [kind for kind in OFFERED if kind not in (Balancing, GradientBalancing, TorchJDWeighting)]
@@ -223,7 +223,7 @@ def test_the_number_of_steps_is_that_of_its_buffer(kind):
     assert {name for name in policy.state_dict() if name.endswith("steps")} == {"steps"}
 
 
-@fake_cuda
+@pytest.mark.usefixtures("fake_cuda")
 def test_on_a_card_the_number_of_steps_is_read_only_after_something_else_has_written_it():
     policy = PCGrad()
     policy.begin(3)

@@ -5,17 +5,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
-def _fakes_without_a_driver():
-    """Whether tensors that are only described as lying on a GPU can be indexed on this machine."""
+@pytest.fixture(scope="session")
+def fake_cuda():
+    """Tensors that are only described as lying on a GPU can be indexed on this machine."""
     try:
         with FakeTensorMode():
             torch.empty(2, device="cuda")[torch.empty(1, dtype=torch.int64, device="cuda")]
     except RuntimeError:
-        return False
-    return True
-
-
-fake_cuda = pytest.mark.skipif(not _fakes_without_a_driver(), reason="this torch asks a driver of fake tensors (2.6)")
+        pytest.skip("this torch asks a driver of fake tensors (2.6)")
 
 
 @pytest.fixture

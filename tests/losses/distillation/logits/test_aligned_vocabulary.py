@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_losses import linear_distillation
 from lightning_losses.losses import DKD, KD, NKD, AlignedVocabulary, CrossEntropy, SinKD
 from lightning_losses.losses.distillation.logits.aligned_vocabulary import shared_classes
-from tests.kernels.on_cuda import fake_cuda
+from tests.kernels.on_cuda import fake_cuda  # noqa: F401 - the fixture is used by its name
 from tests.losses.strategies import gradient, pairs
 
 
@@ -118,7 +118,7 @@ class Waits(TorchDispatchMode):
         return result
 
 
-@fake_cuda
+@pytest.mark.usefixtures("fake_cuda")
 @pytest.mark.parametrize("hard_weight", [0.0, 0.5])
 def test_indices_on_a_card_are_neither_read_nor_copied(hard_weight):
     # A fake tensor has no numbers to read: that would raise. Autograd's engine would ask for a driver.
