@@ -12,6 +12,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 # Lightning's command line calls jsonargparse by older names.
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+# Some hundred processes that tests start would compile the package anew, each for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import hypothesis
 import pytest
@@ -60,6 +63,9 @@ def pytest_collection_finish():
     # Each of some thousand Trainers would look through all installed packages for callbacks: 10 ms.
     if (registry := sys.modules.get("lightning.fabric.utilities.registry")) is not None:
         registry.entry_points = functools.cache(registry.entry_points)
+    # To measure how long its guards take, torch's compiler empties the processor's caches: 20 ms for each graph.
+    if hasattr(guards := sys.modules.get("torch._dynamo.guards"), "profile_guard_manager"):
+        guards.profile_guard_manager = lambda *_: 0.0
     # What imports made stays to the end: walking over it at each collection would be a quarter of the suite's time.
     gc.collect()
     gc.freeze()

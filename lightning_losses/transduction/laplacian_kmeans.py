@@ -112,6 +112,11 @@ class LaplacianKMeans(Declared):
                 unary = -torch.exp(-unary / (2 * spread).clamp(min=1e-12))
             assigned, within = bound_updates(unary, affinity, self.laplacian, known, every=self.clamp == "every")
             energies.append(within[-1])
+            if not bool(energies[-1].isfinite()):
+                raise ValueError(
+                    f"{self.name}: features up to {float(x.abs().max()):.3g} with laplacian={self.laplacian} overflow; "
+                    "scale the features, or lower laplacian."
+                )
             ended = len(energies) > 1 and (energies[-1] - energies[-2]).abs() <= _ROUND_CHANGE * energies[-2].abs()
             if ended or len(energies) == _ROUNDS:
                 break
@@ -119,11 +124,6 @@ class LaplacianKMeans(Declared):
             moved = x[assigned.argmax(dim=0)] if self.prototypes == "mode" else (assigned / members).T @ x
             # A class that has lost all its members keeps its prototype.
             prototypes = torch.where((members > 0).unsqueeze(1), moved, prototypes)
-        if not bool(energies[-1].isfinite()):
-            raise ValueError(
-                f"{self.name}: features up to {float(x.abs().max()):.3g} with laplacian={self.laplacian} overflow; "
-                "scale the features, or lower laplacian."
-            )
         found = assigned[len(known) :]
         return Transduced(classes[found.argmax(dim=1)], found, torch.stack(energies))
 
