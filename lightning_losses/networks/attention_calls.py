@@ -43,7 +43,8 @@ class AttentionCall(NamedTuple):
         if query.ndim > 3 and query.shape[-3] != key.shape[-3]:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
         factor = 1 / math.sqrt(query.shape[-1]) if self.scale is None else self.scale
-        logits = query @ key.transpose(-2, -1) * factor
+        with torch.autocast(query.device.type, enabled=False):
+            logits = query @ key.transpose(-2, -1) * factor
         if self.is_causal:
             seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
             logits = logits.masked_fill(~seen, -math.inf)

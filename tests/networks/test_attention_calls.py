@@ -54,3 +54,11 @@ def test_a_scale_and_an_added_mask_count():
     added = torch.tensor([[0.0, -1.0, -torch.inf]]).expand(3, 3)
     logits = AttentionCall(query, query, added, scale=2.0).logits()
     torch.testing.assert_close(logits, 2 * query @ query.transpose(-2, -1) + added)
+
+
+def test_autocast_around_a_network_does_not_round_what_is_recorded():
+    query = torch.randn(1, 2, 4, 8)
+    call = AttentionCall(query, query)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = call.logits()
+    torch.testing.assert_close(logits, call.logits())
