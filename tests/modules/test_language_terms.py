@@ -136,6 +136,16 @@ def test_a_teacher_s_term_sees_the_next_token_alone():
     torch.testing.assert_close(model.training_step(given, 0)["loss"], want)
 
 
+def test_a_term_of_attention_sees_the_next_token_alone():
+    torch.manual_seed(0)
+    student = multi_token_transformer(3, vocabulary_size=11, context_length=8, width=12, depth=2, heads=2)
+    term, given = AttentionEntropyRegularizer(2, 2, tolerance=0.0), batch()
+    loss = LanguageModel(student, Objective({"a": term})).training_step(given, 0)["loss"]
+    with attention_maps(student) as maps:
+        student(given["inputs"])
+    torch.testing.assert_close(loss, term(torch.stack(list(maps.values()), dim=1)))
+
+
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
