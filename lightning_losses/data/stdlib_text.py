@@ -192,7 +192,7 @@ def docstrings(path: Path) -> list[str]:
 
 
 class DocumentedFunction(NamedTuple):
-    """A function that has a docstring: the docstring, the code without it, and the names of what its body calls."""
+    """A function that has a docstring: the docstring, the code without it, and the names of what the code calls."""
 
     docstring: str
     code: str

@@ -192,7 +192,8 @@ class DirectPreferenceLoss(PreferenceLoss):
         weighting: weigh each pair, without gradient, by the product over its completions of
             ``exp(mean_t (log p_t - log sum_v p_tv^2))``, so that what the policy itself would say counts most (Zhou et
             al., 2024, "WPO: Enhancing RLHF with Weighted Preference Optimization", arXiv:2406.11827); it needs the log
-            collisions. The mean still divides by the number of pairs.
+            collisions. The mean still divides by the number of pairs. Completions likelier than what the policy
+            usually says weigh more than 1, as in the paper and TRL; the authors' code, wzhouad/WPO, stops at 1.
     """
 
     beta: Positive = 0.1
