@@ -96,7 +96,8 @@ class Datastore:
         if len(rows) == 0:
             shape = (0, min(k, len(self) - ignore_top))
             return Neighbours(rows.new_zeros(shape), self.values.new_zeros(shape))
-        parts = [self._nearest(rows[i], k + ignore_top) for i in spans(len(rows), _QUERIES)]
+        with torch.autocast(rows.device.type, enabled=False):
+            parts = [self._nearest(rows[i], k + ignore_top) for i in spans(len(rows), _QUERIES)]
         distances, values = (torch.cat(part)[:, int(ignore_top) :] for part in zip(*parts, strict=True))
         return Neighbours(distances, values)
 

@@ -42,6 +42,13 @@ def test_no_queries_have_no_neighbours(n, ignore_top, k):
     assert store.log_probabilities(none, V).shape == (0, V)
 
 
+def test_search_is_exact_within_autocast():
+    store, asked = random_store(500, 32, dtype=torch.float32), torch.randn(20, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = store.search(asked, 9)
+    torch.testing.assert_close(found, store.search(asked, 9))
+
+
 def test_neighbours_votes_are_the_definition():
     store, asked, temperature = random_store(), torch.randn(2, 3, dtype=torch.float64), 0.7
     log_p = store.log_probabilities(asked, V, k=6, temperature=temperature)
