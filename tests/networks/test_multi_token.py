@@ -200,6 +200,8 @@ def test_one_head_s_activations_are_held_at_a_time():
 def test_what_can_not_be_is_refused():
     with pytest.raises(ValueError, match="^multi_token_network: predicted=1 came"):
         ours(predicted=1)
+    with pytest.raises(ValueError, match=r"^multi_token_network: predicted=2\.7 came; give a whole number"):
+        ours(predicted=2.7)
     with pytest.raises(ValueError, match="^multi_token_network: the network has multi_token_heads already"):
         multi_token_network(ours(), 2)
     with pytest.raises(ValueError, match="^multi_token_network: Linear has no list of modules"):
