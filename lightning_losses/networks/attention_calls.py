@@ -102,7 +102,8 @@ def watched_attention(module: nn.Module, watch: Callable[[str, AttentionCall], N
 def attention_maps(module: nn.Module) -> Iterator[dict[str, Float[Tensor, "batch heads queries keys"]]]:
     """Within this context, the attention weights of every layer that the module runs, with gradients.
 
-    They are computed beside the fused attention, whose output stays. Of a layer that runs again the last call counts.
+    They are computed beside the fused attention, whose output stays. Of a layer that runs again the last call counts. A
+    query that may attend to no key, as those of padding at the left, has weights of 0.
 
     Example:
         >>> from lightning_losses.networks.transformer import Transformer
@@ -115,7 +116,9 @@ def attention_maps(module: nn.Module) -> Iterator[dict[str, Float[Tensor, "batch
     maps: dict[str, Tensor] = {}
 
     def keep(name: str, call: AttentionCall) -> None:
-        maps[name] = call.logits().softmax(dim=-1)
+        logits = call.logits()
+        none = torch.isneginf(logits.detach().amax(dim=-1, keepdim=True))
+        maps[name] = logits.masked_fill(none, 0.0).softmax(dim=-1).masked_fill(none, 0.0)
 
     with watched_attention(module, keep):
         yield maps

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from lightning_losses.networks.attention_calls import AttentionCall, attention_maps
 from lightning_losses.networks.transformer import Transformer
@@ -40,6 +40,20 @@ def test_packed_rows_and_transformers_networks_too():
     eager = other.set_attn_implementation("eager") or other
     want = eager(torch.zeros(1, 5, dtype=torch.int64), output_attentions=True).attentions
     torch.testing.assert_close(list(maps.values()), list(want))
+
+
+def test_a_query_of_padding_at_the_left_attends_to_nothing():
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(
+        LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    with attention_maps(network) as maps:
+        network(input_ids=torch.ones(2, 4, dtype=torch.int64), attention_mask=mask)
+    (weights,) = maps.values()
+    torch.testing.assert_close(weights.sum(dim=-1), mask[:, None].float().expand(2, 2, 4))
+    (slope,) = torch.autograd.grad(weights.square().sum(), network.model.embed_tokens.weight)
+    assert bool(slope.isfinite().all())
 
 
 def test_hooks_are_gone_after_an_error():
