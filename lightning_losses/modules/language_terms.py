@@ -103,7 +103,14 @@ class LanguageTerms(LanguageHeadMixin, NoisyPassesMixin):
                 "calls no scaled_dot_product_attention; use a network that does, such as a Transformer with "
                 "attention='softmax'."
             )
-        self.__dict__["_attentions"] = torch.stack(list(maps.values()), dim=1)
+        attentions = torch.stack(list(maps.values()), dim=1)
+        if hidden.requires_grad and not attentions.requires_grad:
+            raise ValueError(
+                f"{type(self).__name__}: the attention weights of {type(self.network).__name__} have no gradient, as "
+                "where layers are frozen or checkpointed (use_reentrant=True); train them without checkpointing, or "
+                "leave out the term that takes attention weights."
+            )
+        self.__dict__["_attentions"] = attentions
         return hidden
 
     def _noisy_hidden(self, batch: Any) -> Tensor:
