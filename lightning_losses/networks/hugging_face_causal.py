@@ -77,7 +77,13 @@ def hugging_face_causal(
         "use_cache": False,
     }
     asked = {**sizes, **options}
-    chosen = AutoConfig.for_model(model_type, **asked)
+    try:
+        chosen = AutoConfig.for_model(model_type, **asked)
+    except Exception as error:  # each architecture refuses in its own way
+        raise ValueError(
+            f"hugging_face_causal: the configuration of {model_type!r} does not take these sizes "
+            f"({' '.join(str(error).split())}); set what it asks for as options, or give another architecture."
+        ) from error
     # Of a model of images too, they are those of a configuration within.
     language = chosen.get_text_config(decoder=True)
     for name in ("vocab_size", "hidden_size", "num_hidden_layers"):

@@ -41,6 +41,11 @@ def test_sizes_that_a_configuration_does_not_take_are_refused(model_type, kept):
         hugging_face_causal(model_type, **SIZES)
 
 
+def test_an_architecture_that_refuses_its_sizes_is_told_in_a_sentence():
+    with pytest.raises(ValueError, match=r"the configuration of 'xlnet' does not take these sizes \(.*\); set what it"):
+        hugging_face_causal("xlnet", **SIZES)
+
+
 def test_a_folder_of_a_model_of_images_too_is_asked_for_its_text(tmp_path):
     text = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 8}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
