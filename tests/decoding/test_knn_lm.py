@@ -124,6 +124,15 @@ def test_the_key_is_of_the_next_token_where_several_are_predicted(model, texts):
     torch.testing.assert_close(*(knn.log_probabilities(texts[0]["inputs"]) for knn in (several, own)))
 
 
+def test_an_evaluation_that_failed_leaves_no_keys(model, texts):
+    record = DatastoreRecord()
+    record.on_validation_start(None, model)
+    model.network(texts[0]["inputs"])
+    record.on_validation_batch_end(None, model, {"target": texts[0]["target"]}, texts[0])
+    record.on_exception(None, model, KeyboardInterrupt())
+    assert len(evaluated(model, texts, record)) == 45
+
+
 def test_half_the_memory(model, texts):
     assert evaluated(model, texts, DatastoreRecord(half=True)).keys.dtype == torch.float16
 
