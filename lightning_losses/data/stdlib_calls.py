@@ -43,13 +43,13 @@ class CallsDataset(SamplesInMemory):
 
 
 class StdlibCalls(SplitData):
-    """Docstrings of the standard library's functions, and which of `num_classes` names each function's body calls.
+    """Docstrings of the standard library's functions, and which of `num_classes` names each function's code calls.
 
     A sample is a function or method with a docstring; a docstring is used once. Its labels are the names of what it
-    calls (``join`` for ``os.path.join``), among the `num_classes` that most functions call; a function that calls none
-    of these is left out. There are about 5,400 samples with 3.5 labels each on average, and half of the labels are on
-    no more than two of the training samples: a long tail. `split_seed` draws the splits of functions, so that a name
-    that a module keeps to itself may be in all of them.
+    calls (``join`` for ``os.path.join``; its decorators and defaults too), among the `num_classes` that most functions
+    call; a function that calls none of these is left out. There are about 5,400 samples with 3.5 labels each on
+    average, and half of the labels are on no more than two of the training samples: a long tail. `split_seed` draws the
+    splits of functions, so that a name that a module keeps to itself may be in all of them.
 
     The text depends on Python's version; `fingerprint` tells whether two machines have the same. What is read is kept
     in a file.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_losses.data.loading import Batch, BatchDataset, SplitData
 from lightning_losses.data.splits import split_whole
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count
 from lightning_losses.numerics.settings import Count
 
 # Tests and packages don't belong to the library. The codecs are 120 nearly equal tables, which would be in both
@@ -44,7 +44,7 @@ class TextDataset(BatchDataset):
     """
 
     def __init__(self, text: UInt8[Tensor, " tokens"], block_length: int) -> None:
-        check_number("text_dataset", "block_length", block_length, least=1)
+        check_count("text_dataset", "block_length", block_length)
         blocks = (len(text) - 1) // block_length
         if blocks < 1:
             raise ValueError(
@@ -192,7 +192,7 @@ def docstrings(path: Path) -> list[str]:
 
 
 class DocumentedFunction(NamedTuple):
-    """A function that has a docstring: the docstring, the code without it, and the names of what its body calls."""
+    """A function that has a docstring: the docstring, the code without it, and the names of what the code calls."""
 
     docstring: str
     code: str

@@ -38,7 +38,8 @@ class Datastore:
         values: [N] int64 tokens.
 
     Raises:
-        ValueError: keys that are no vectors, or not finite; another number of values; values that are no int64.
+        ValueError: keys that are no vectors, or not finite; another number of values; values that are no int64, or
+            below 0.
 
     Example:
         >>> datastore = Datastore(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([7, 8, 9]))
@@ -53,7 +54,12 @@ class Datastore:
         if not isinstance(values, Tensor) or values.dtype != torch.int64 or values.shape != keys.shape[:1]:
             came = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"datastore: {len(keys)} keys came with values {came}; give an int64 token for each.")
+        least, most = (int(end) for end in values.aminmax())
+        if least < 0:
+            raise ValueError(f"datastore: values with {least} came; give tokens, from 0 on, without those to ignore.")
         self.keys, self.values = keys.detach(), values
+        # Read once, not at each search.
+        self._largest = most
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -87,9 +93,11 @@ class Datastore:
         if ignore_top and len(self) == 1:
             raise ValueError("datastore: ignore_top came for a datastore of one key; give it more keys.")
         rows = queries.to(torch.promote_types(queries.dtype, torch.float32))
-        parts = [self._nearest(rows[i], k + ignore_top) for i in spans(len(rows), _QUERIES)]
-        if not parts:
-            return Neighbours(rows.new_zeros(0, k), self.values.new_zeros(0, k))
+        if len(rows) == 0:
+            shape = (0, min(k, len(self) - ignore_top))
+            return Neighbours(rows.new_zeros(shape), self.values.new_zeros(shape))
+        with torch.autocast(rows.device.type, enabled=False):
+            parts = [self._nearest(rows[i], k + ignore_top) for i in spans(len(rows), _QUERIES)]
         distances, values = (torch.cat(part)[:, int(ignore_top) :] for part in zip(*parts, strict=True))
         return Neighbours(distances, values)
 
@@ -113,13 +121,18 @@ class Datastore:
             ignore_top: see `search`.
 
         Raises:
-            ValueError: as `search`; a temperature of 0 or less.
+            ValueError: as `search`; a temperature of 0 or less; a vocabulary without one of the values.
 
         Example:
             >>> datastore = Datastore(torch.tensor([[0.0], [0.0], [5.0]]), torch.tensor([1, 0, 0]))
             >>> datastore.log_probabilities(torch.tensor([[0.0]]), vocabulary_size=3, k=2).exp()
             tensor([[0.5000, 0.5000, 0.0000]])
         """
+        if vocabulary_size <= self._largest:
+            raise ValueError(
+                f"datastore: vocabulary_size={vocabulary_size} came, and a value is {self._largest}; give the "
+                "vocabulary of the network that made the datastore."
+            )
         return votes(self.search(queries, k, ignore_top=ignore_top), vocabulary_size, temperature)
 
     def save(self, path: str | Path) -> None:

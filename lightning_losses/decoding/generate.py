@@ -80,6 +80,8 @@ def generate(
         >>> drawn.tokens.shape, drawn.completion_mask[0].tolist()
         (torch.Size([2, 5]), [False, False, True, True, True])
     """
+    if stop_token is not None and not (hasattr(stop_token, "__index__") and int(stop_token) >= 0):
+        raise ValueError(f"generate: stop_token={stop_token!r} came; give one token, a whole number of at least 0.")
     lengths = _check(network, prompts, max_new_tokens, prompt_lengths, temperature)
     (batch, longest), device = prompts.shape, prompts.device
     uniform = torch.rand(

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_losses.networks.transformer_blocks import of_further_tokens
+
 # What the last feed-forward layer is called in our transformer, and in those of transformers.
 _FEED_FORWARD = ("perceptron_in", "mlp", "feed_forward", "fc1")
 
@@ -52,7 +54,7 @@ def layer_input(who: str, network: nn.Module, layer: str | None = None) -> Itera
 def _layer(who: str, network: nn.Module, layer: str | None) -> nn.Module:
     modules = dict(getattr(network, "_orig_mod", network).named_modules())
     if layer is None:
-        known = [name for name in modules if name.rpartition(".")[-1] in _FEED_FORWARD]
+        known = [name for name in modules if name.rpartition(".")[-1] in _FEED_FORWARD and not of_further_tokens(name)]
         if not known:
             raise ValueError(
                 f"{who}: {type(network).__name__} has no layer called {', '.join(_FEED_FORWARD)}; give the name of the "

@@ -39,7 +39,7 @@ class SurpriseControl(SequenceProcessor):
             maximum = surprise.new_full((len(scores),), 2 * self.target_surprise)
         else:
             observed = self._offered.gather(1, input_ids[:, -1:].to(surprise.device)).squeeze(1)
-            # A token that could not be drawn, such as the padding of a row that has ended, tells nothing.
+            # A token of probability 0, which may fill up a row that has ended, tells nothing.
             observed = observed.where(observed.isfinite(), self.target_surprise)
             self.surprises.append(observed)
             maximum = maximum - self.learning_rate * (observed - self.target_surprise)
@@ -75,8 +75,8 @@ class Mirostat(SurpriseControl):
         vocabulary_size: N; None: the number of scores. The authors' code has 50 000, whatever the network.
 
     Attributes:
-        surprises: [B] of each token drawn in the latest sequences but the last, in bits; of a row that has ended, the
-            target.
+        surprises: [B] of each token of the latest sequences but the last, in bits; after a row has ended, of what fills
+            it up.
 
     Shapes:
         input_ids: [B, T]; scores: [B, V], returned with -inf for what is cut off.
@@ -121,8 +121,8 @@ class MirostatV2(SurpriseControl):
         learning_rate: η, at least 0.
 
     Attributes:
-        surprises: [B] of each token drawn in the latest sequences but the last, in bits; of a row that has ended, the
-            target.
+        surprises: [B] of each token of the latest sequences but the last, in bits; after a row has ended, of what fills
+            it up.
 
     Shapes:
         input_ids: [B, T]; scores: [B, V], returned with -inf for what is cut off.

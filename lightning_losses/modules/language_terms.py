@@ -48,19 +48,14 @@ class LanguageTerms(LanguageHeadMixin, NoisyPassesMixin):
         Attention weights are recorded if a term takes them.
         """
         heads = multi_token_heads(self.network)
-        self.__dict__["_attentions"] = None
-        if not self.objective.needs("attentions"):
-            return self._run_heads(heads, batch, given)
-        with attention_maps(self.network) as maps:  # type: ignore[arg-type]
-            ran = self._run_heads(heads, batch, given)
-        if not maps:
-            raise ValueError(
-                f"{type(self).__name__}: the objective takes attention weights, but {type(self.network).__name__} "
-                "calls no scaled_dot_product_attention; use a network that does, such as a Transformer with "
-                "attention='softmax'."
-            )
-        self.__dict__["_attentions"] = torch.stack(list(maps.values()), dim=1)
-        return ran
+        if heads is None:
+            return self._run_network(given), {}
+        with heads.recording():
+            hidden = self._run_network(given)
+        states = torch.stack([hidden, *heads.further_hidden(hidden)])
+        numbers = document_numbers(batch, given)
+        targets = further_targets(given.target, len(states), self.ignore_index, numbers)
+        return hidden, {"hidden": states, "target": targets}
 
     def term_loss(self, term: Term, batch: Any, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
         """One term of the objective, without its logits.
@@ -95,15 +90,28 @@ class LanguageTerms(LanguageHeadMixin, NoisyPassesMixin):
             return {**head, "target": None}
         return {**head, **every} if set(term.needs) <= _OF_EVERY_HEAD else head
 
-    def _run_heads(self, heads: Any, batch: Any, given: LanguageBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        if heads is None:
-            return self(given.inputs, **given.further), {}
-        with heads.recording():
+    def _run_network(self, given: LanguageBatch) -> Tensor:
+        self.__dict__["_attentions"] = None
+        if not self.objective.needs("attentions"):
+            hidden: Tensor = self(given.inputs, **given.further)
+            return hidden
+        with attention_maps(self.network) as maps:  # type: ignore[arg-type]
             hidden = self(given.inputs, **given.further)
-        states = torch.stack([hidden, *heads.further_hidden(hidden)])
-        numbers = document_numbers(batch, given)
-        targets = further_targets(given.target, len(states), self.ignore_index, numbers)
-        return hidden, {"hidden": states, "target": targets}
+        if not maps:
+            raise ValueError(
+                f"{type(self).__name__}: the objective takes attention weights, but {type(self.network).__name__} "
+                "calls no scaled_dot_product_attention; use a network that does, such as a Transformer with "
+                "attention='softmax'."
+            )
+        attentions = torch.stack(list(maps.values()), dim=1)
+        if hidden.requires_grad and not attentions.requires_grad:
+            raise ValueError(
+                f"{type(self).__name__}: the attention weights of {type(self.network).__name__} have no gradient, as "
+                "where layers are frozen or checkpointed (use_reentrant=True); train them without checkpointing, or "
+                "leave out the term that takes attention weights."
+            )
+        self.__dict__["_attentions"] = attentions
+        return hidden
 
     def _noisy_hidden(self, batch: Any) -> Tensor:
         given = self._given(self.network, self.find_head(), batch)

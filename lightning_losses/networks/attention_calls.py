@@ -43,7 +43,8 @@ class AttentionCall(NamedTuple):
         if query.ndim > 3 and query.shape[-3] != key.shape[-3]:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
         factor = 1 / math.sqrt(query.shape[-1]) if self.scale is None else self.scale
-        logits = query @ key.transpose(-2, -1) * factor
+        with torch.autocast(query.device.type, enabled=False):
+            logits = query @ key.transpose(-2, -1) * factor
         if self.is_causal:
             seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
             logits = logits.masked_fill(~seen, -math.inf)
@@ -101,7 +102,8 @@ def watched_attention(module: nn.Module, watch: Callable[[str, AttentionCall], N
 def attention_maps(module: nn.Module) -> Iterator[dict[str, Float[Tensor, "batch heads queries keys"]]]:
     """Within this context, the attention weights of every layer that the module runs, with gradients.
 
-    They are computed beside the fused attention, whose output stays. Of a layer that runs again the last call counts.
+    They are computed beside the fused attention, whose output stays. Of a layer that runs again the last call counts. A
+    query that may attend to no key, as those of padding at the left, has weights of 0.
 
     Example:
         >>> from lightning_losses.networks.transformer import Transformer
@@ -114,7 +116,9 @@ def attention_maps(module: nn.Module) -> Iterator[dict[str, Float[Tensor, "batch
     maps: dict[str, Tensor] = {}
 
     def keep(name: str, call: AttentionCall) -> None:
-        maps[name] = call.logits().softmax(dim=-1)
+        logits = call.logits()
+        none = torch.isneginf(logits.detach().amax(dim=-1, keepdim=True))
+        maps[name] = logits.masked_fill(none, 0.0).softmax(dim=-1).masked_fill(none, 0.0)
 
     with watched_attention(module, keep):
         yield maps

@@ -37,8 +37,8 @@ def hugging_face_causal(
 
     Raises:
         ModuleNotFoundError: transformers is not installed.
-        ValueError: an unknown architecture, or one that is no causal language model; no sizes; a folder without a
-            model's files, or with one that knows fewer tokens.
+        ValueError: an unknown architecture, one that is no causal language model, or one whose configuration doesn't
+            take the sizes; no sizes; a folder without a model's files, or with one that knows fewer tokens.
 
     Example:
         >>> import torch
@@ -76,7 +76,23 @@ def hugging_face_causal(
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
         "use_cache": False,
     }
-    chosen = AutoConfig.for_model(model_type, **{**sizes, **options})
+    asked = {**sizes, **options}
+    try:
+        chosen = AutoConfig.for_model(model_type, **asked)
+    except Exception as error:  # each architecture refuses in its own way
+        raise ValueError(
+            f"hugging_face_causal: the configuration of {model_type!r} does not take these sizes "
+            f"({' '.join(str(error).split())}); set what it asks for as options, or give another architecture."
+        ) from error
+    # Of a model of images too, they are those of a configuration within.
+    language = chosen.get_text_config(decoder=True)
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+        if (own := getattr(language, name, None)) != asked[name]:
+            raise ValueError(
+                f"hugging_face_causal: {name}={asked[name]} came, and the configuration of {model_type!r} keeps {own}; "
+                "set it by the names that this architecture has, as options, or give another, such as 'gemma3_text' "
+                "for 'gemma3'."
+            )
     from_config: Any = AutoModelForCausalLM.from_config
     network: nn.Module = from_config(chosen, trust_remote_code=False)
     return network
@@ -91,12 +107,13 @@ def _from_folder(folder: Path, vocabulary_size: int | None, context_length: int 
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     config: Any = network.config
+    language = config.get_text_config(decoder=True)
     # Read, it is in evaluation, and a trainer would leave it there.
     network.train()
     config.use_cache = False
     for name, asked, own in (
-        ("vocabulary_size", vocabulary_size, getattr(config, "vocab_size", None)),
-        ("context_length", context_length, getattr(config, "max_position_embeddings", None)),
+        ("vocabulary_size", vocabulary_size, getattr(language, "vocab_size", None)),
+        ("context_length", context_length, getattr(language, "max_position_embeddings", None)),
     ):
         if asked is not None and own is not None and asked > own:
             raise ValueError(

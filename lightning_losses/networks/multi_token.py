@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_losses.networks.transformer import Transformer
 from lightning_losses.networks.transformer_blocks import normalisation_after, output_of, transformer_blocks
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count, check_number
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -146,6 +146,7 @@ def multi_token_network(
         >>> [tuple(further.shape) for further in network.multi_token_heads.further_hidden(hidden)]
         [(2, 5, 8), (2, 5, 8)]
     """
+    check_count(_NAME, "predicted", predicted)
     check_number(_NAME, "predicted", predicted, least=2)
     if multi_token_heads(network) is not None:
         raise ValueError(f"{_NAME}: the network has multi_token_heads already; give one without.")
@@ -153,7 +154,7 @@ def multi_token_network(
     after = normalisation_after(network, last) if norm is None else network.get_submodule(norm)
     if after is None:
         raise ValueError(f"{_NAME}: no normalisation follows {last} in {type(network).__name__}; name it by norm=.")
-    heads = MultiTokenHeads(network.get_submodule(last), after, int(predicted), recompute)
+    heads = MultiTokenHeads(network.get_submodule(last), after, predicted, recompute)
     network.multi_token_heads = heads
     return network
 

@@ -16,6 +16,8 @@ _FACTORS = ("output_multiplier", "lm_head_multiplier")
 _SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
 # Kinds of networks whose tied head gets hidden states divided by the root of their width.
 _SCALED_IF_TIED = ("t5", "longt5", "umt5", "pop2piano", "switch_transformers", "udop")
+# Kinds of networks that divide hidden states, not logits, by their configuration's `logits_scaling`.
+_DIVIDED_BEFORE = ("minicpm3",)
 
 
 def offered_heads(*networks: Any) -> list[nn.Module]:
@@ -99,7 +101,7 @@ def logit_scale(network: Any) -> float:
     for factor in factors:
         scale *= 1.0 if factor is None else float(factor)
     divisor = getattr(config, "logits_scaling", None)
-    if divisor is not None:
+    if divisor is not None and kind not in _DIVIDED_BEFORE:
         # In one family the value is a factor, not a divisor.
         scale = scale * divisor if kind.startswith("hyperclovax") else scale / divisor
     return float(scale) * hidden_scale(network)
@@ -109,6 +111,8 @@ def hidden_scale(network: Any) -> float:
     """The factor of the hidden states before the head in a network's configuration, such as that of T5."""
     config = _text_config(network)
     kind = str(getattr(config, "model_type", ""))
+    if kind in _DIVIDED_BEFORE:
+        return 1.0 / float(config.logits_scaling)
     tied = kind in _SCALED_IF_TIED and getattr(config, "tie_word_embeddings", False)
     return float(config.d_model) ** -0.5 if getattr(config, "scale_decoder_outputs", tied) else 1.0
 

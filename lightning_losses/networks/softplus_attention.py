@@ -57,8 +57,9 @@ def softplus_weights(
         cosine = unit_rows(full_precision(query)) @ unit_rows(full_precision(key)).transpose(-2, -1)
         visible = mask.sum(dim=-1, keepdim=True).to(cosine.dtype)
         scale = math.log(query.shape[-1]) * visible.clamp(min=1).log()
-        # A row that sees nothing is 0.
-        lssa = F.normalize(F.softplus(scale * cosine).masked_fill(~mask, 0.0), p=1, dim=-1, eps=1e-12)
+        # A row that sees nothing is 0; one whose keys all point away from it is small, and no less a row.
+        scores = F.softplus(scale * cosine).masked_fill(~mask, 0.0)
+        lssa = F.normalize(scores, p=1, dim=-1, eps=torch.finfo(scores.dtype).tiny)
         above = F.relu(lssa * visible - (visible > _SHORT).to(lssa.dtype))
         # Over its largest entry, no row is too small for its power.
         largest = above.detach().amax(dim=-1, keepdim=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.networks.softplus_attention import softplus_attention
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_count, check_number
 
 Attention = Literal["softmax", "lssa", "lssar"]
 
@@ -40,9 +40,9 @@ class Transformer(nn.Module):
         calls that follow. logits: [B, T, V]; hidden states: [B, T, D].
 
     Raises:
-        ValueError: a size below 1; a width that the heads don't divide; an unknown `attention`, or one that normalises
-            together with `qk_norm`; when called, a sequence longer than the context, or a cache without places or with
-            documents.
+        ValueError: a size that is no whole number of at least 1; a width that the heads don't divide; an unknown
+            `attention`, or one that normalises together with `qk_norm`; when called, a sequence longer than the
+            context, or a cache without places or with documents.
 
     Source:
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). Unlike GPT-2, only
@@ -78,7 +78,7 @@ class Transformer(nn.Module):
             )
         sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length, "width": width, "depth": depth}
         for name, size in {**sizes, "heads": heads}.items():
-            check_number("transformer", name, size, least=1)
+            check_count("transformer", name, size)
         if width % heads:
             raise ValueError(f"transformer: heads={heads} came with width={width}; give a divisor of the width.")
         self.context_length = context_length

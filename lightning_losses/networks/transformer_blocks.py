@@ -7,6 +7,8 @@ from torch import Tensor, nn
 def transformer_blocks(owner: str, network: nn.Module) -> dict[str, nn.Module]:
     """The network's blocks by name, in order: the members of its longest list of modules.
 
+    The heads that `multi_token_network` adds are none of them.
+
     Args:
         owner: the name in errors.
         network: any network.
@@ -20,7 +22,11 @@ def transformer_blocks(owner: str, network: nn.Module) -> dict[str, nn.Module]:
         >>> list(transformer_blocks("example", network))
         ['blocks.0', 'blocks.1']
     """
-    lists = {name: part for name, part in network.named_modules() if isinstance(part, nn.ModuleList)}
+    lists = {
+        name: part
+        for name, part in network.named_modules()
+        if isinstance(part, nn.ModuleList) and not of_further_tokens(name)
+    }
     if not lists:
         raise ValueError(
             f"{owner}: {type(network).__name__} has no list of modules, which would be its blocks; give their names."
@@ -28,6 +34,16 @@ def transformer_blocks(owner: str, network: nn.Module) -> dict[str, nn.Module]:
     # Of lists of one length the first, which is the outermost.
     name = max(lists, key=lambda name: len(lists[name]))
     return {f"{name}.{number}": block for number, block in enumerate(lists[name])}
+
+
+def of_further_tokens(name: str) -> bool:
+    """Whether a submodule is of the heads that `multi_token_network` adds, which the network's own pass leaves out.
+
+    Example:
+        >>> of_further_tokens("multi_token_heads.blocks.0"), of_further_tokens("blocks.0")
+        (True, False)
+    """
+    return "multi_token_heads" in name.split(".")
 
 
 def normalisation_after(network: nn.Module, block: str) -> nn.Module | None:

@@ -74,12 +74,15 @@ def group_advantage(
             f"group_advantage: rewards of shape {list(rewards.shape)} came; give [batch] or [batch, functions]."
         )
     each = each if each.ndim == 2 else each.unsqueeze(1)
-    factors = torch.ones(each.shape[1]) if weights is None else torch.as_tensor(weights)
+    given = [1.0] * each.shape[1] if weights is None else weights
+    # Numbers are filled in on the device; a tensor made of them would be copied there, and waited for.
+    if not isinstance(given, Tensor):
+        given = torch.cat([each.new_empty(0), *(each.new_full((1,), weight) for weight in given)])
+    factors = given.to(each)
     if factors.shape != each.shape[1:]:
         raise ValueError(
             f"group_advantage: {factors.numel()} weights came for {each.shape[1]} reward functions; give one for each."
         )
-    factors = factors.to(each)
     slots = group_slots("group_advantage", len(each), group_size, index, each.device)
     known = ~torch.isnan(each)
     scorable = known.any(dim=1)

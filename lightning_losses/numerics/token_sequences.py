@@ -98,14 +98,13 @@ def token_mask(
 
 
 def mask_of(name: str) -> str:
-    """What the mask of log-probabilities is called.
+    """What the mask of values of tokens is called.
 
     Example:
-        >>> mask_of("chosen_logps"), mask_of("logps")
-        ('chosen_mask', 'completion_mask')
+        >>> mask_of("chosen_logps"), mask_of("logps"), mask_of("values")
+        ('chosen_mask', 'completion_mask', 'completion_mask')
     """
-    stem = name.removesuffix("logps")
-    return f"{stem}mask" if stem else "completion_mask"
+    return f"{name.removesuffix('logps')}mask" if name.endswith("_logps") else "completion_mask"
 
 
 def token_sum(values: Float[Tensor, "batch tokens"], kept: Bool[Tensor, "batch tokens"]) -> Float[Tensor, " batch"]:

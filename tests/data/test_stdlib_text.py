@@ -19,6 +19,8 @@ def test_targets_are_the_next_tokens_and_each_is_one_once():
     assert batch["target"].flatten().tolist() == list(range(1, 10))
     # Exactly one block and its last target fit; one token less doesn't.
     assert len(TextDataset(text, block_length=10)) == 1
+    with pytest.raises(ValueError, match=r"block_length=2\.5 came; give a whole number"):
+        TextDataset(text, block_length=2.5)
     with pytest.raises(ValueError, match="block_length=11 came with a text of 11 tokens; give shorter"):
         TextDataset(text, block_length=11)
 

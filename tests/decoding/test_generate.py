@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import pytest
@@ -199,6 +200,9 @@ def test_what_does_not_fit_is_refused(network, prompts):
         generate(network, prompts, 0)
     with pytest.raises(ValueError, match="temperature=-1"):
         generate(network, prompts, 1, temperature=-1)
+    for wrong in (-1, 1.0, [1, 2]):
+        with pytest.raises(ValueError, match=re.escape(f"stop_token={wrong} came; give one token, a whole number")):
+            generate(network, prompts, 1, stop_token=wrong)
     with pytest.raises(ValueError, match="give at most 25 tokens together"):
         generate(network, prompts, 20)
     assert generate(network, prompts, 19).tokens.shape == (5, 25)

@@ -1,3 +1,5 @@
+import copy
+
 import lightning as L
 import pytest
 import torch
@@ -5,9 +7,10 @@ from torch import nn
 
 from lightning_losses import CrossEntropy, Objective
 from lightning_losses.callbacks.records.datastore_record import DatastoreRecord
-from lightning_losses.decoding import KNNLM, Datastore, generate
+from lightning_losses.decoding import KNNLM, Datastore, generate, record_datastore
 from lightning_losses.decoding.datastore import mix_with_neighbours
 from lightning_losses.modules.language_model import LanguageModel
+from lightning_losses.networks.multi_token import multi_token_network
 from lightning_losses.networks.transformer import Transformer
 
 V = 7
@@ -30,6 +33,20 @@ def test_search_is_exact_in_tiles(n, queries, k, ignore_top):
     expected = slice(int(ignore_top), k + int(ignore_top))
     torch.testing.assert_close(found.distances, distances[:, expected])
     assert (found.values == store.values[order[:, expected]]).all()
+
+
+@pytest.mark.parametrize(("n", "ignore_top", "k"), [(40, False, 6), (4, True, 3)])
+def test_no_queries_have_no_neighbours(n, ignore_top, k):
+    store, none = random_store(n), torch.zeros(0, 3)
+    assert [tuple(part.shape) for part in store.search(none, 6, ignore_top=ignore_top)] == [(0, k), (0, k)]
+    assert store.log_probabilities(none, V).shape == (0, V)
+
+
+def test_search_is_exact_within_autocast():
+    store, asked = random_store(500, 32, dtype=torch.float32), torch.randn(20, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = store.search(asked, 9)
+    torch.testing.assert_close(found, store.search(asked, 9))
 
 
 def test_neighbours_votes_are_the_definition():
@@ -101,6 +118,21 @@ def test_an_evaluation_makes_the_datastore(model, texts, tmp_path, test):
     assert (again.keys == store.keys).all() and (again.values == store.values).all()
 
 
+def test_the_key_is_of_the_next_token_where_several_are_predicted(model, texts):
+    own = KNNLM(model.network, store := record_datastore(model.network, [(b["inputs"], b["target"]) for b in texts]))
+    several = KNNLM(multi_token_network(copy.deepcopy(model.network), 3), store)
+    torch.testing.assert_close(*(knn.log_probabilities(texts[0]["inputs"]) for knn in (several, own)))
+
+
+def test_an_evaluation_that_failed_leaves_no_keys(model, texts):
+    record = DatastoreRecord()
+    record.on_validation_start(None, model)
+    model.network(texts[0]["inputs"])
+    record.on_validation_batch_end(None, model, {"target": texts[0]["target"]}, texts[0])
+    record.on_exception(None, model, KeyboardInterrupt())
+    assert len(evaluated(model, texts, record)) == 45
+
+
 def test_half_the_memory(model, texts):
     assert evaluated(model, texts, DatastoreRecord(half=True)).keys.dtype == torch.float16
 
@@ -143,6 +175,10 @@ def test_shorter_prompts_are_read_without_their_padding(model, texts):
 def test_what_does_not_fit_is_refused(model, texts, tmp_path):
     with pytest.raises(ValueError, match="give an int64 token for each"):
         Datastore(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
+    with pytest.raises(ValueError, match="values with -100 came; give tokens, from 0 on"):
+        Datastore(torch.zeros(2, 3), torch.tensor([4, -100]))
+    with pytest.raises(ValueError, match="vocabulary_size=4 came, and a value is 6; give the vocabulary of the"):
+        random_store().log_probabilities(torch.zeros(1, 3), 4)
     with pytest.raises(ValueError, match="give at least one, all finite"):
         Datastore(torch.full((2, 3), torch.nan), torch.zeros(2, dtype=torch.long))
     store = random_store()

@@ -140,12 +140,16 @@ def test_half_precision_inputs_are_widened(loss, dtype):
 def test_autocast_does_not_narrow(loss):
     module = build(loss).float()
     values = {**tensors(loss), **{name: value.float() for name, value in floating(tensors(loss)).items()}}
+    leaves = [values[name].requires_grad_() for name in trained(values)]
     with torch.autocast("cpu", torch.bfloat16):
         result = module(**values)
     assert result.dtype in FULL
     # Parameters of a loss are layers, which autocast is meant for: bfloat16 has 8 bits.
     tolerance = 2e-2 if list(module.parameters()) else 1e-6
-    torch.testing.assert_close(result, module(**values), rtol=tolerance, atol=tolerance)
+    expected = module(**values)
+    torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
+    slopes, wanted = (torch.autograd.grad(value, leaves, allow_unused=True) for value in (result, expected))
+    torch.testing.assert_close(slopes, wanted, rtol=tolerance, atol=tolerance)
 
 
 @those()

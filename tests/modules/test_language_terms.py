@@ -1,10 +1,12 @@
 """Terms that take more than logits and target, in a language model's step: the plain losses, exact over steps."""
 
 import copy
+import functools
 
 import lightning as L
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from lightning_losses.losses import EMO, KD, AttentionEntropyRegularizer, CrossEntropy, NoiseFiT
@@ -136,6 +138,16 @@ def test_a_teacher_s_term_sees_the_next_token_alone():
     torch.testing.assert_close(model.training_step(given, 0)["loss"], want)
 
 
+def test_a_term_of_attention_sees_the_next_token_alone():
+    torch.manual_seed(0)
+    student = multi_token_transformer(3, vocabulary_size=11, context_length=8, width=12, depth=2, heads=2)
+    term, given = AttentionEntropyRegularizer(2, 2, tolerance=0.0), batch()
+    loss = LanguageModel(student, Objective({"a": term})).training_step(given, 0)["loss"]
+    with attention_maps(student) as maps:
+        student(given["inputs"])
+    torch.testing.assert_close(loss, term(torch.stack(list(maps.values()), dim=1)))
+
+
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
@@ -146,6 +158,15 @@ def test_a_teacher_s_term_sees_the_next_token_alone():
 def test_other_reductions_are_refused(objective, message):
     with pytest.raises(ValueError, match=message):
         LanguageModel(network(), objective)
+
+
+def test_attention_without_a_gradient_is_refused():
+    student = network()
+    for block in student.blocks:
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=True)
+    model = LanguageModel(student, Objective({"a": AttentionEntropyRegularizer(2, 2)}))
+    with pytest.raises(ValueError, match="attention weights of Transformer have no gradient, as where layers are fro"):
+        model.training_step(batch(), 0)
 
 
 def test_attention_that_can_not_be_recorded_is_refused():

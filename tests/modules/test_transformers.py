@@ -46,6 +46,9 @@ NETWORKS = {
     "BartForConditionalGeneration": BART,
     "BertForMaskedLM": SIZES,
 }
+if hasattr(transformers, "MiniCPM3ForCausalLM"):
+    RANKS = {f"{part}_lora_rank": 8 for part in ("q", "kv")} | {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+    NETWORKS["MiniCPM3ForCausalLM"] = {**SIZES, **RANKS, "v_head_dim": 8, "dim_model_base": 64}
 CONFIGS = {"Gemma3ForCausalLM": "Gemma3TextConfig", "GPT2LMHeadModel": "GPT2Config"}
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 0}
 NAMES = sorted(NETWORKS)

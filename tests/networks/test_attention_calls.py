@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from lightning_losses.networks.attention_calls import AttentionCall, attention_maps
 from lightning_losses.networks.transformer import Transformer
@@ -42,6 +42,20 @@ def test_packed_rows_and_transformers_networks_too():
     torch.testing.assert_close(list(maps.values()), list(want))
 
 
+def test_a_query_of_padding_at_the_left_attends_to_nothing():
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(
+        LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    with attention_maps(network) as maps:
+        network(input_ids=torch.ones(2, 4, dtype=torch.int64), attention_mask=mask)
+    (weights,) = maps.values()
+    torch.testing.assert_close(weights.sum(dim=-1), mask[:, None].float().expand(2, 2, 4))
+    (slope,) = torch.autograd.grad(weights.square().sum(), network.model.embed_tokens.weight)
+    assert bool(slope.isfinite().all())
+
+
 def test_hooks_are_gone_after_an_error():
     network = Transformer(9, context_length=8, width=8, depth=1, heads=2)
     with pytest.raises(ValueError, match="9 tokens came"), attention_maps(network):
@@ -54,3 +68,11 @@ def test_a_scale_and_an_added_mask_count():
     added = torch.tensor([[0.0, -1.0, -torch.inf]]).expand(3, 3)
     logits = AttentionCall(query, query, added, scale=2.0).logits()
     torch.testing.assert_close(logits, 2 * query @ query.transpose(-2, -1) + added)
+
+
+def test_autocast_around_a_network_does_not_round_what_is_recorded():
+    query = torch.randn(1, 2, 4, 8)
+    call = AttentionCall(query, query)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = call.logits()
+    torch.testing.assert_close(logits, call.logits())

@@ -12,6 +12,7 @@ from lightning_losses.losses import EMO, CrossEntropy, Focal
 from lightning_losses.modules.language_model import LanguageModel
 from lightning_losses.networks.multi_token import multi_token_heads, multi_token_network, multi_token_transformer
 from lightning_losses.networks.transformer import Transformer
+from lightning_losses.networks.transformer_blocks import transformer_blocks
 from lightning_losses.objective import Objective
 from tests.each import each
 
@@ -109,6 +110,7 @@ def test_the_network_stays_what_it_was():
     network = multi_token_network(plain, 4)
     torch.testing.assert_close(network(TOKENS), twin(TOKENS), rtol=0, atol=0)
     assert network is plain and len(network.multi_token_heads.blocks) == 3
+    assert list(transformer_blocks("test", network)) == ["blocks.0", "blocks.1"]
     own = set(twin.state_dict())
     assert {name.split(".")[0] for name in set(network.state_dict()) - own} == {"multi_token_heads"}
     # A copy's heads belong to the copy's trunk.
@@ -198,6 +200,8 @@ def test_one_head_s_activations_are_held_at_a_time():
 def test_what_can_not_be_is_refused():
     with pytest.raises(ValueError, match="^multi_token_network: predicted=1 came"):
         ours(predicted=1)
+    with pytest.raises(ValueError, match=r"^multi_token_network: predicted=2\.7 came; give a whole number"):
+        ours(predicted=2.7)
     with pytest.raises(ValueError, match="^multi_token_network: the network has multi_token_heads already"):
         multi_token_network(ours(), 2)
     with pytest.raises(ValueError, match="^multi_token_network: Linear has no list of modules"):

@@ -69,6 +69,16 @@ def test_half_precision_is_widened_for_the_power(dtype):
     )
 
 
+@each("dtype", [torch.float32, torch.float64])
+def test_rows_whose_keys_all_point_away_sum_to_1(dtype):
+    key = torch.ones(64, 4096, dtype=dtype)
+    query = (-key).requires_grad_()
+    sums = softplus_weights(query, key).lssa.sum(dim=-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    (slope,) = torch.autograd.grad(softplus_weights(query, key).lssa[-1, 0], query)
+    assert bool(slope.isfinite().all())
+
+
 def test_a_masked_row_is_0():
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[1, 0] = True

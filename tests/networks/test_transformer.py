@@ -38,6 +38,8 @@ def test_every_weight_gets_a_gradient(network):
 
 
 def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"depth=1\.5 came; give a whole number of at least 1"):
+        Transformer(9, 8, depth=1.5)
     with pytest.raises(ValueError, match="heads=5 came with width=12; give a divisor"):
         Transformer(11, 8, width=12, heads=5)
     with pytest.raises(ValueError, match="transformer: depth=0"):

@@ -108,6 +108,8 @@ def test_the_score_stands_at_the_last_token_or_behind_it():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"^gae: values of shape \[4\] came with token_rewards of shape \[4, 5\]"):
         gae(torch.zeros(4, 5), torch.zeros(4))
+    with pytest.raises(ValueError, match="^gae: completion_mask came as a list; give a tensor"):
+        gae(torch.zeros(1, 2), torch.zeros(1, 2), [[1, 1]])
     with pytest.raises(ValueError, match="^gae: masked='drop' came"):
         gae(torch.zeros(4, 5), torch.zeros(4, 5), masked="drop")
     with pytest.raises(ValueError, match=r"^kl_shaped_reward: scores of shape \[3\] came"):

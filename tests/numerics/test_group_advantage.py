@@ -7,6 +7,7 @@ import torch
 
 from lightning_losses.numerics.checks import debug
 from lightning_losses.numerics.group_advantage import group_advantage
+from tests.losses.test_no_waiting import Waits
 
 NAN = float("nan")
 
@@ -102,6 +103,14 @@ def test_functions_are_weighed_and_may_not_apply():
     torch.testing.assert_close(found, group_advantage(total, group_size=4))
 
 
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0]])
+def test_nothing_waits_for_the_device(weights):
+    rewards = torch.zeros(6, 2, device="meta")
+    with Waits(rewards) as mode:
+        group_advantage(rewards, group_size=2, weights=weights)
+    assert mode.waits == []
+
+
 def test_each_function_is_compared_first_if_asked():
     rewards, weights = torch.stack([drawn(8, 1), 10 * drawn(8, 2)], dim=1), [1.0, 0.5]
     each = [group_advantage(column, group_size=4) for column in rewards.unbind(1)]
@@ -152,6 +161,7 @@ def test_huge_rewards_and_no_rewards_are_finite():
         ({"index": torch.zeros(5).long()}, r"index of shape \[5\]"),
         ({"index": torch.zeros(6)}, r"index of shape \[6\] and dtype torch.float32 came"),
         ({"group_size": 2, "weights": [1.0, 2.0]}, "2 weights came for 1 reward functions"),
+        ({"group_size": 2, "weights": []}, "0 weights came for 1 reward functions"),
         ({"group_size": 2, "scale": "prompt"}, "scale='prompt' came"),
         ({"group_size": 2, "singleton": "one"}, "singleton='one' came"),
         ({"group_size": 2, "aggregation": "mean"}, "aggregation='mean' came"),

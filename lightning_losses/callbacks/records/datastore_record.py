@@ -70,6 +70,8 @@ class DatastoreRecord(DeclaredCallback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to listen."""
         self._close()
+        # Of an evaluation that failed.
+        self._rows = []
         self._open = ExitStack()
         self._given = self._open.enter_context(layer_input(self.name, pl_module, self.layer))
 

@@ -19,10 +19,10 @@ class AttentionEntropyRegularizer(Loss):
     """Entropy-guided attention: holds the entropy of each head's attention near a level that it learns.
 
     With ``E = -Σ_k A_k log(A_k + ε)`` of a query's attention weights A over K keys, and θ the head's threshold, the
-    deviation is ``δ = E - θ log K``, and the penalty ``δ²`` where ``|δ| > γ log K``, else 0. A sample's value is the
-    mean over its queries, heads and layers. It is added to cross-entropy with a small weight. Heads that attend to
-    everything alike waste themselves, and heads that attend to one token make training unstable. log K is more than
-    the first queries of a causal mask can reach.
+    deviation is ``δ = E - θ log K``, and the penalty ``δ²`` where ``|δ| > γ log K``, else 0; also 0 of a query that
+    attends to nothing, whose weights are 0. A sample's value is the mean over its queries, heads and layers. It is
+    added to cross-entropy with a small weight. Heads that attend to everything alike waste themselves, and heads that
+    attend to one token make training unstable. log K is more than the first queries of a causal mask can reach.
 
     `lightning_losses.networks.attention_calls.attention_maps` records the weights; `LanguageModel` does it by itself.
 
@@ -105,7 +105,7 @@ class AttentionEntropyRegularizer(Loss):
         deviation = entropy - self.thresholds.to(entropy.dtype).unsqueeze(-1) * largest
         # What is not a number is not within, and stays.
         within = deviation.detach().abs() <= self.tolerance * largest
-        penalty = deviation.masked_fill(within, 0.0).square()
+        penalty = deviation.masked_fill(within | (weights == 0).all(dim=-1), 0.0).square()
         of_query = penalty.mean(dim=(1, 2))
         if kept is None:
             return reduce(of_query.mean(dim=-1), self.reduction)

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -49,7 +50,6 @@ class EMO(RowLoss):
         target by 1e-15, which no digit of a float64 shows.
 
     Example:
-        >>> import torch
         >>> alike = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # tokens 0 and 1 mean the same
         >>> loss, target = EMO("emo2", reduction="none"), torch.tensor([0, 0])
         >>> loss(torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 9.0]]), target, alike)
@@ -80,7 +80,9 @@ class EMO(RowLoss):
             )
         log_q = log_probabilities(given.logits)
         direction = unit_rows(full_precision(cost_embedding.detach())).to(log_q.dtype)
-        alike = log_q.exp() * (direction[given.target] @ direction.transpose(0, 1))
+        with torch.autocast(logits.device.type, enabled=False):
+            cosine = direction[given.target] @ direction.transpose(0, 1)
+        alike = log_q.exp() * cosine
         distance = 1 - alike.sum(dim=-1)
         if self.subtract_target:
             distance = distance + pick(alike, given.target).detach()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.policy_gradient.completion_loss import CompletionLoss
-from lightning_losses.numerics.checks import check_floating, check_tensor
+from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.kl_estimate import KLEstimator, kl_estimate
 from lightning_losses.numerics.probabilities import finite_logarithms, full_precision
 from lightning_losses.numerics.settings import Bound, Weight
@@ -123,8 +123,6 @@ class PolicyGradientLoss(CompletionLoss):
     ) -> PolicyTokens:
         """The checked argument of `policy`."""
         name = self._identifier
-        if completion_mask is not None:
-            check_tensor(name, "completion_mask", completion_mask)
         tokens = completions(name, "logps", logps, completion_mask)
         kept = tokens.kept
         beside = {
@@ -162,11 +160,10 @@ class PolicyGradientLoss(CompletionLoss):
             )
         fixed = full_precision(advantages.detach())
         whole = fixed.masked_fill(~kept.any(dim=1), 0.0) if fixed.ndim == 1 else None
-        logps = finite_logarithms(tokens.logps)
         each = fixed if whole is None else whole.unsqueeze(1).expand_as(kept)
         return PolicyTokens(
-            logps,
-            held.get("old_logps", logps.detach()),
+            tokens.logps,
+            held.get("old_logps", tokens.logps.detach()),
             each.masked_fill(~kept, 0.0),
             whole,
             kept,

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.policy_gradient.completion_loss import CompletionLoss
-from lightning_losses.numerics.checks import check_floating, check_tensor
+from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Positive
 from lightning_losses.numerics.token_sequences import token_mask
@@ -61,8 +61,6 @@ class PPOValueLoss(CompletionLoss):
                     f"{self._identifier}: {name} of shape {list(tensor.shape)} came with values of shape "
                     f"{list(values.shape)}; give one number for each token, [batch, tokens]."
                 )
-        if completion_mask is not None:
-            check_tensor(self._identifier, "completion_mask", completion_mask)
         kept = token_mask(self._identifier, "values", values, completion_mask)
         now = full_precision(values).masked_fill(~kept, 0.0)
         goal, old = (full_precision(tensor.detach()).masked_fill(~kept, 0.0) for tensor in (returns, before))

@@ -6,8 +6,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_tensor
-from lightning_losses.numerics.probabilities import finite_logarithms
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.token_sequences import completions, token_mask
 
@@ -51,10 +49,8 @@ class CompletionNLL(Loss):
         chosen_mask: Shaped[Tensor, "completions tokens"] | None = None,
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; see the class."""
-        if chosen_mask is not None:
-            check_tensor(self._identifier, "chosen_mask", chosen_mask)
         given = completions(self._identifier, "chosen_logps", chosen_logps, chosen_mask)
-        return reduce(-finite_logarithms(given.logps), self.reduction, given.kept)
+        return reduce(-given.logps, self.reduction, given.kept)
 
     def denominator(self, **tensors: Tensor) -> Tensor:
         """What reduction "mean" divides by: the tokens that count."""

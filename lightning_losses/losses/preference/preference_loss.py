@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_floating, check_tensor
-from lightning_losses.numerics.probabilities import finite_logarithms, full_precision
+from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.settings import Positive, Share
 from lightning_losses.numerics.token_sequences import Completions, completions, token_mask, token_mean
@@ -124,8 +124,8 @@ class PreferenceLoss(Loss):
         ref_rejected_logps: Float[Tensor, "pairs others"] | None = None,
     ) -> PreferencePairs:
         """The checked argument of `pairs`."""
-        chosen = self._completions("chosen", chosen_logps, chosen_mask, ref_chosen_logps)
-        rejected = self._completions("rejected", rejected_logps, rejected_mask, ref_rejected_logps)
+        chosen = completions(self._identifier, "chosen_logps", chosen_logps, chosen_mask, ref_chosen_logps)
+        rejected = completions(self._identifier, "rejected_logps", rejected_logps, rejected_mask, ref_rejected_logps)
         if len(chosen.logps) != len(rejected.logps):
             raise ValueError(
                 f"{self._identifier}: chosen_logps of {len(chosen.logps)} completions came with rejected_logps of "
@@ -148,23 +148,6 @@ class PreferenceLoss(Loss):
             for side in ("chosen", "rejected")
         ]
         return (kept[0].any(dim=1) & kept[1].any(dim=1)).sum()
-
-    def _completions(
-        self,
-        side: str,
-        logps: Float[Tensor, "pairs tokens"],
-        mask: Shaped[Tensor, "pairs tokens"] | None,
-        reference: Float[Tensor, "pairs tokens"] | None,
-    ) -> Completions:
-        if mask is not None:
-            check_tensor(self._identifier, f"{side}_mask", mask)
-        if reference is not None:
-            check_floating(self._identifier, f"ref_{side}_logps", reference)
-        given = completions(self._identifier, f"{side}_logps", logps, mask, reference)
-        return given._replace(
-            logps=finite_logarithms(given.logps),
-            reference=None if given.reference is None else finite_logarithms(given.reference),
-        )
 
 
 class ReferenceFreePreferenceLoss(PreferenceLoss):
@@ -192,7 +175,8 @@ class DirectPreferenceLoss(PreferenceLoss):
         weighting: weigh each pair, without gradient, by the product over its completions of
             ``exp(mean_t (log p_t - log sum_v p_tv^2))``, so that what the policy itself would say counts most (Zhou et
             al., 2024, "WPO: Enhancing RLHF with Weighted Preference Optimization", arXiv:2406.11827); it needs the log
-            collisions. The mean still divides by the number of pairs.
+            collisions. The mean still divides by the number of pairs. Completions likelier than what the policy
+            usually says weigh more than 1, as in the paper and TRL; the authors' code, wzhouad/WPO, stops at 1.
     """
 
     beta: Positive = 0.1

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.settings import NonNegative
-from lightning_losses.numerics.vectors import alike_vectors
+from lightning_losses.numerics.vectors import alike_vectors, refuse_powers
 
 
 class ContrastiveEntropyOOD(Loss):
@@ -27,7 +27,7 @@ class ContrastiveEntropyOOD(Loss):
         A scalar from about 0 to log B; 0 for an empty batch.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; an eps below 0.
+        ValueError: shapes or dtypes that do not fit; an eps below 0; embeddings whose squares are too large, on a CPU.
 
     Source:
         Gao, Wang, Ding, Weng, Wang, Zhu, 2024, "On Large Language Model Continual Unlearning", arXiv:2407.10223, and
@@ -52,6 +52,7 @@ class ContrastiveEntropyOOD(Loss):
         states, frozen = alike_vectors(self._identifier, embeddings=embeddings, target_embeddings=target_embeddings)
         if len(states) == 0:
             return states.sum()
+        refuse_powers(self._identifier, 2, embeddings=states, target_embeddings=frozen)
         with torch.autocast(embeddings.device.type, enabled=False):
             log_s = (states @ frozen.detach().mT).log_softmax(dim=1)
             share = log_s.exp()

@@ -73,6 +73,15 @@ def test_causal_zeros_have_finite_gradients():
     assert bool(torch.isfinite(scores.grad).all()) and float(scores.grad.abs().max()) > 0
 
 
+def test_a_query_that_attends_to_nothing_adds_nothing():
+    module = loss(tolerance=0.0)
+    value = module(torch.cat([ATTENTIONS, torch.zeros_like(ATTENTIONS[..., :2, :])], dim=-2))
+    (slope,) = torch.autograd.grad(value, module.thresholds)
+    (whole,) = torch.autograd.grad(wanted := module(ATTENTIONS), module.thresholds)
+    # Of 7 queries 5 attend.
+    torch.testing.assert_close((value, slope), (wanted * 5 / 7, whole * 5 / 7))
+
+
 def test_padding_does_not_count_whatever_it_holds():
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
     spoiled = torch.where(mask[:, None, None, :, None] == 1, ATTENTIONS, torch.nan).requires_grad_()

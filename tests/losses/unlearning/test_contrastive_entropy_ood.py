@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from lightning_losses.losses import ContrastiveEntropyOOD
@@ -37,3 +38,8 @@ def test_the_frozen_view_has_no_gradient():
     states, frozen = (view.requires_grad_() for view in views())
     ContrastiveEntropyOOD()(states, frozen).backward()
     assert frozen.grad is None and states.grad.abs().max() > 0
+
+
+def test_products_that_would_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"target_embeddings holds 1e\+30; give numbers up to"):
+        ContrastiveEntropyOOD()(torch.ones(2, 1), torch.full((2, 1), 1e30))
