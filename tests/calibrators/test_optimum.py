@@ -81,6 +81,22 @@ def test_temperatures_without_optimum_are_clamped_with_a_warning(target, clamped
     assert float(calibrator.temperature) == pytest.approx(clamped)
 
 
+@pytest.mark.parametrize("margin", [20.0, 3000.0])
+def test_a_network_that_is_certain_and_right_has_the_least_temperature(margin):
+    target = torch.arange(12) % 3
+    # One row of equal logits has no say.
+    logits = margin * torch.eye(3)[target] * (torch.arange(12) > 0).unsqueeze(1)
+    with pytest.warns(UserWarning, match="clamped to 0.05"):
+        calibrator = C.TemperatureScaling().fit(logits, target)
+    assert float(calibrator.temperature) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("options", [{"minimum": "a"}, {"minimum": None}, {"minimum": 2.0, "maximum": 2.0}])
+def test_bounds_that_are_no_numbers_in_order_are_refused(options):
+    with pytest.raises(ValueError, match="^TemperatureScaling: m.*imum=.* came; give a number above"):
+        C.TemperatureScaling(**options)
+
+
 def test_equal_logits_leave_the_temperature_at_one():
     assert C.TemperatureScaling().fit(torch.zeros(4, 3), torch.tensor([0, 1, 1, 2])).temperature == 1
 
