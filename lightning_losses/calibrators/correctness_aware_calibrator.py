@@ -116,7 +116,8 @@ class CorrectnessAwareCalibrator(Calibrator):
         """The temperature of each sample, from its logits and those of its views."""
         features = self._features(self._widened(logits))
         weights = [self.value_of(name).to(features.dtype) for name in self.learned]
-        return _raw_temperature(features, *weights).clamp(self.minimum, self.maximum).to(logits.dtype)
+        with torch.autocast(logits.device.type, enabled=False):
+            return _raw_temperature(features, *weights).clamp(self.minimum, self.maximum).to(logits.dtype)
 
     def _fit(
         self, logits: Float[Tensor, "rows one_and_views classes"], target: Int[Tensor, " rows"]

@@ -98,7 +98,8 @@ class MatrixScaling(Calibrator):
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         features = self._features(self._widened(logits))
-        return (features @ self.weight.T.to(features.dtype) + self.offset).to(logits.dtype)
+        with torch.autocast(logits.device.type, enabled=False):
+            return (features @ self.weight.T.to(features.dtype) + self.offset).to(logits.dtype)
 
 
 def unmasked(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:

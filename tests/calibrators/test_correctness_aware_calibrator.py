@@ -95,6 +95,14 @@ def test_temperatures_stay_in_their_bounds_and_gradients_flow_to_the_logits():
     assert logits.grad[:, 1:].abs().max() > 0
 
 
+def test_autocast_rounds_no_temperature():
+    logits, target = sample(50)
+    calibrator = make(steps=20).fit(logits, target)
+    expected = calibrator(logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(calibrator(logits), expected, rtol=0, atol=0)
+
+
 def test_the_fit_is_deterministic_and_needs_no_gradient_mode():
     logits, target = sample()
     first = make().fit(logits, target)

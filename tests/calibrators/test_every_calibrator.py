@@ -153,6 +153,24 @@ def test_half_precision_logits_give_float32(name):
 
 
 @every
+def test_autocast_rounds_nothing(name):
+    logits, target = sample()
+    calibrator = CALIBRATORS[name]().fit(logits, target)
+    expected = calibrator(logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(calibrator(logits), expected, rtol=0, atol=0)
+
+
+@pytest.mark.cuda
+@every
+def test_a_fit_on_a_gpu_is_that_of_the_cpu(name):
+    logits, target = sample(dtype=torch.float64)
+    expected = CALIBRATORS[name]().fit(logits, target)(logits).softmax(-1)
+    found = CALIBRATORS[name]().fit(logits.cuda(), target.cuda())(logits.cuda()).softmax(-1)
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-7)
+
+
+@every
 def test_unfitted_is_refused(name, tmp_path):
     calibrator = CALIBRATORS[name]()
     assert not calibrator.fitted
