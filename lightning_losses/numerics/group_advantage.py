@@ -74,7 +74,7 @@ def group_advantage(
             f"group_advantage: rewards of shape {list(rewards.shape)} came; give [batch] or [batch, functions]."
         )
     each = each if each.ndim == 2 else each.unsqueeze(1)
-    factors = torch.ones(each.shape[1]) if weights is None else torch.as_tensor(weights)
+    factors = each.new_ones(each.shape[1]) if weights is None else torch.as_tensor(weights, dtype=each.dtype)
     if factors.shape != each.shape[1:]:
         raise ValueError(
             f"group_advantage: {factors.numel()} weights came for {each.shape[1]} reward functions; give one for each."
