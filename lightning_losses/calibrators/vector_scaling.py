@@ -61,17 +61,17 @@ class VectorScaling(Calibrator):
         return len(self.scale)
 
     def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
-        classes = logits.shape[-1]
-        parameters = torch.stack([torch.ones(classes), torch.zeros(classes)]).to(logits.device, torch.float64)
-        if (sample := evenly_spaced(logits, target)) is not None:
-            parameters = self._solve(*sample, parameters)
-        scale, offset = self._solve(logits, target, parameters)
+        sample = evenly_spaced(logits, target)
+        start = None if sample is None else self._solve(*sample)
+        scale, offset = self._solve(logits, target, start)
         return {"scale": scale, "offset": offset}
 
-    def _solve(self, logits: Tensor, target: Tensor, start: Tensor) -> Float[Tensor, "two classes"]:
+    def _solve(self, logits: Tensor, target: Tensor, start: Tensor | None = None) -> Float[Tensor, "two classes"]:
         # In terms of standardised logits, w z + b = u (z - m) / s + v: both parameters then act alike.
         mean = logits.mean(dim=0, dtype=torch.float64)
-        deviation = logits.double().std(dim=0, correction=0).clamp(min=1e-6)
+        deviation = logits.double().std(dim=0, correction=0)
+        # A logit that is constant but for rounding has no unit of its own.
+        deviation = deviation.masked_fill(deviation <= 1e-9 * mean.abs(), 1.0)
         rows = max(_CHUNK // logits.shape[-1], 1)
 
         def plain(scaled: Tensor) -> Tensor:
@@ -93,7 +93,9 @@ class VectorScaling(Calibrator):
             gradient[1] += 2 * self.intercept_penalty * offset / len(offset)
             return value, torch.stack([(gradient[0] - gradient[1] * mean) / deviation, gradient[1]])
 
-        scaled = torch.stack([start[0] * deviation, start[1] + start[0] * mean])
+        scaled = torch.stack([torch.ones_like(mean), torch.zeros_like(mean)])
+        if start is not None:
+            scaled = torch.stack([start[0] * deviation, start[1] + start[0] * mean])
         return plain(minimize(type(self).__name__, objective, scaled))
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

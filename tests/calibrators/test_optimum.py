@@ -108,6 +108,14 @@ def test_huge_logits_are_finite():
     assert calibrator.temperature > 1e4
 
 
+@pytest.mark.parametrize("factor", [1e-20, 1e12])
+def test_vector_scaling_follows_the_scale_of_the_logits(factor):
+    logits, target = sample(200, dtype=torch.float64)
+    expected = C.VectorScaling().fit(logits, target)(logits).softmax(-1)
+    found = C.VectorScaling().fit(factor * logits, target)(factor * logits).softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 def test_vector_scaling_is_the_optimum(mu):
     logits, target = sample(dtype=torch.float64)
