@@ -114,6 +114,8 @@ class CorrectnessAwareCalibrator(Calibrator):
 
     def temperature(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows"]:
         """The temperature of each sample, from its logits and those of its views."""
+        self.check_fitted()
+        self._check_shape(logits)
         features = self._features(self._widened(logits))
         weights = [self.value_of(name).to(features.dtype) for name in self.learned]
         with torch.autocast(logits.device.type, enabled=False):
@@ -144,7 +146,6 @@ class CorrectnessAwareCalibrator(Calibrator):
         return dict(zip(self.learned, parameters, strict=True))
 
     def _calibrate(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows classes"]:
-        self._check_shape(logits)
         return self.original(logits) / self.temperature(logits).unsqueeze(-1)
 
     def _rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lightning_losses import calibrators as C
@@ -236,9 +237,13 @@ def test_binary_logits_are_refused_where_there_is_no_meaning(name):
         CALIBRATORS[name]().fit(torch.zeros(4), torch.zeros(4, dtype=torch.long))
 
 
-def test_another_files_content_is_refused(tmp_path):
-    from safetensors.torch import save_file
+def test_damaged_options_are_told_with_the_files_name(tmp_path):
+    save_file({"temperature": torch.ones(())}, tmp_path / "a", {"calibrator": "TemperatureScaling", "options": "{"})
+    with pytest.raises(ValueError, match="a is no calibrator that can be read .Expecting property name"):
+        C.Calibrator.load(tmp_path / "a")
 
+
+def test_another_files_content_is_refused(tmp_path):
     save_file({"temperature": torch.ones(())}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no calibrator"):
         C.Calibrator.load(tmp_path / "other.safetensors")

@@ -221,7 +221,9 @@ class PostHocCalibration(Callback):
         if self.calibrator.fitted:
             arguments = (batch, batch_idx, dataloader_idx)[: 2 if len(loaders_of(trainer.test_dataloaders)) == 1 else 3]
             views = self.calibrator.views
-            outputs = with_views("PostHocCalibration", pl_module, outputs, arguments, views)
+            # In the precision in which the step predicted the samples themselves.
+            with trainer.precision_plugin.forward_context():
+                outputs = with_views("PostHocCalibration", pl_module, outputs, arguments, views)
             self._collected.add(pl_module, outputs, dataloader_idx, step="test_step")
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
