@@ -1,6 +1,7 @@
 """The calibrate recipe: files and checkpoints in; a calibrator, a table and pictures out."""
 
 import json
+from typing import get_type_hints
 
 import numpy as np
 import pyarrow.parquet
@@ -276,6 +277,11 @@ def test_one_source_must_be_given(tmp_path):
     for overrides in ([], ["logits=a.npz", "checkpoint=b.ckpt"]):
         with pytest.raises(ValueError, match="give one of logits"):
             calibrated(tmp_path, *overrides)
+
+
+def test_one_resample_is_refused_before_anything_is_fitted():
+    (allowed,) = get_type_hints(CalibrateSettings, include_extras=True)["resamples"].__metadata__
+    assert [allowed.holds(number) for number in (1, 2)] == [False, True]
 
 
 def test_a_split_that_leaves_nothing_is_refused(tmp_path, labelled):
