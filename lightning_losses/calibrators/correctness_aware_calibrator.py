@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_losses.calibrators.base import Calibrator
 from lightning_losses.calibrators.image_views import check_views
-from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.checks import check_count, check_floating, check_number
 
 _CHUNK = 1 << 20
 
@@ -91,11 +91,11 @@ class CorrectnessAwareCalibrator(Calibrator):
         super().__init__(ignore_index)
         name = "CorrectnessAwareCalibrator"
         check_views(name, views)
-        check_number(name, "top", top, least=1)
-        check_number(name, "hidden", hidden, least=1)
+        check_count(name, "top", top)
+        check_count(name, "hidden", hidden)
         check_number(name, "minimum", minimum, above=0)
         check_number(name, "maximum", maximum, above=minimum)
-        check_number(name, "steps", steps, least=1)
+        check_count(name, "steps", steps)
         check_number(name, "learning_rate", learning_rate, above=0)
         self.views = tuple(views)
         self.top = top

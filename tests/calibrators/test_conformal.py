@@ -265,6 +265,9 @@ REFUSED = {
         0.5, classwise=True
     ).fit(*FIT)(torch.zeros(2, 4)),
     "RAPS: penalty=-1.0 came; give a number at least 0.": lambda: RAPS(penalty=-1.0),
+    "RAPS: k_reg=1.5 came; give a whole number of at least 1, or 0 for a penalty on the first too.": lambda: RAPS(
+        k_reg=1.5
+    ),
     "conformal_quantile: scores hold NaN; find the prediction that made it.": lambda: conformal_quantile(
         torch.tensor([torch.nan]), 0.1
     ),

@@ -180,7 +180,7 @@ def test_unfitted_other_classes_and_bad_options_are_refused():
         make()(torch.zeros(2, 4, 5))
     with pytest.raises(ValueError, match="the fit had another number"):
         make().fit(*sample())(torch.zeros(2, 4, 3))
-    for options in ({"top": 0}, {"hidden": 0}, {"minimum": 0.0}, {"maximum": 0.05}, {"steps": 0}, {"views": ["x"]}):
+    for options in ({"top": 0}, {"hidden": 2.5}, {"minimum": 0.0}, {"maximum": 0.05}, {"steps": 0}, {"views": ["x"]}):
         with pytest.raises(ValueError, match=rf"CorrectnessAwareCalibrator: .*{next(iter(options))}"):
             CorrectnessAwareCalibrator(**options)
 

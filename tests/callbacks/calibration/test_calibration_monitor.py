@@ -78,7 +78,7 @@ def test_what_it_can_not_measure_is_refused_before_the_first_step(tmp_path, outp
     assert fitter.global_step == 0
 
 
-@pytest.mark.parametrize("options", [{"num_bins": 0}, {"every_n_epochs": -1}])
+@pytest.mark.parametrize("options", [{"num_bins": 0}, {"every_n_epochs": -1}, {"every_n_epochs": 1.5}])
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=f"CalibrationMonitor: {next(iter(options))}"):
         CalibrationMonitor(**options)
