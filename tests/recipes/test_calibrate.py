@@ -187,6 +187,7 @@ def test_pickled_arrays_are_refused(tmp_path):
         ({"logits": torch.zeros(3, 2), "target": torch.zeros(2)}, r"\[3, 2\]"),
         ({"logits": torch.zeros(3, 2, dtype=torch.long), "target": torch.zeros(3)}, "int64"),
         ({"logits": torch.zeros(3), "target": torch.zeros(3)}, "give .* of a score z the logits 0 and z"),
+        ({"logits": torch.zeros(3), "target": torch.zeros(3, 2)}, r"logits \[3\] of torch.float32 and target \[3, 2\]"),
         ({"probs": torch.zeros(3, 1), "target": torch.zeros(3)}, r"probs \[3, 1\], fewer than two"),
     ],
 )

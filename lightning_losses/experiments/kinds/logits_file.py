@@ -102,7 +102,7 @@ def _labelled(path: Path, scores: str, values: Any, target: str, classes: Any) -
         logits, labels = torch.as_tensor(_native(values)), torch.as_tensor(_native(classes))
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"calibrate: {path} holds values that are not numbers: {str(error).splitlines()[0]}") from None
-    if logits.ndim > 0 and (logits.ndim == 1 or logits.shape[-1] < 2):
+    if labels.ndim == 1 and logits.ndim > 0 and (logits.ndim == 1 or logits.shape[-1] < 2):
         raise ValueError(
             f"calibrate: {path} holds {scores} {list(logits.shape)}, fewer than two for each sample; give [N, C], of a "
             "score z the logits 0 and z, and of a probability p both 1 - p and p."
