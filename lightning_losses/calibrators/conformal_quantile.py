@@ -101,7 +101,8 @@ def conformal_p_values(
         As `scores`, single precision at least; NaN where a score is.
 
     Raises:
-        ValueError: no calibration scores, or NaN among them; scores that are no floating-point tensor.
+        ValueError: no calibration scores, or NaN among them; scores that are no floating-point tensor; uniforms of
+            another shape.
 
     Source:
         Vovk, Gammerman, Shafer, 2005, "Algorithmic Learning in a Random World".
@@ -115,6 +116,11 @@ def conformal_p_values(
     if calibration.ndim != 1 or len(calibration) == 0:
         raise ValueError(
             f"conformal_p_values: calibration of shape {list(calibration.shape)} came; give at least one score, [n]."
+        )
+    if uniforms is not None and uniforms.shape != scores.shape:
+        raise ValueError(
+            f"conformal_p_values: uniforms of shape {list(uniforms.shape)} came with scores of shape "
+            f"{list(scores.shape)}; give one number for each score."
         )
     if bool(torch.isnan(calibration).any()):
         raise ValueError("conformal_p_values: calibration holds NaN; find the prediction that made it.")

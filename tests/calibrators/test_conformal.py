@@ -277,6 +277,11 @@ REFUSED = {
     "conformal_p_values: calibration holds NaN; find the prediction that made it.": lambda: conformal_p_values(
         ZERO / 0, ZERO
     ),
+    "conformal_p_values: uniforms of shape [3, 1] came with scores of shape [3]; give one number for each score.": (
+        lambda: conformal_p_values(ZERO, ZERO, COLUMN)
+    ),
+    "APS: uniforms of shape [3] came with probabilities of shape [3, 3]; give one number for each row, [..., 1], or "
+    "for each label, [..., C].": lambda: APS(randomised=True).fit(torch.eye(3), torch.arange(3), uniforms=ZERO),
     "conformal_p_values: scores has dtype torch.int64; give a floating-point tensor.": lambda: conformal_p_values(
         ZERO, torch.arange(9)
     ),
