@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.calibrators.base import Calibrator
-from lightning_losses.calibrators.convex import evenly_spaced, minimize, softmax_residual
+from lightning_losses.calibrators.convex import evenly_spaced, minimize, softmax_residual, warn_of_absent
 from lightning_losses.numerics.checks import check_number
 
 _CHUNK = 1 << 20
@@ -34,7 +34,7 @@ class VectorScaling(Calibrator):
         ValueError: a negative penalty; input that `fit` can't use; use before `fit`.
 
     Warns:
-        UserWarning: no optimum was reached.
+        UserWarning: no optimum was reached, for example where the classes are separable; a class without rows.
 
     Source:
         Guo, Pleiss, Sun, Weinberger, 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, without a
@@ -61,6 +61,7 @@ class VectorScaling(Calibrator):
         return len(self.scale)
 
     def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
+        warn_of_absent(type(self).__name__, target, logits.shape[-1])
         sample = evenly_spaced(logits, target)
         start = None if sample is None else self._solve(*sample)
         scale, offset = self._solve(logits, target, start)

@@ -160,6 +160,19 @@ def test_an_affine_distortion_is_recovered():
     assert float(divergence) < 1e-3
 
 
+@pytest.mark.parametrize("kind", [C.VectorScaling, C.MatrixScaling, C.DirichletCalibration])
+def test_a_class_without_rows_is_told(kind):
+    logits, target = sample(100, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=f"^{kind.__name__}: no row is of class 1, 3, so that nothing but a penalty"):
+        kind().fit(logits, target // 2 * 2)
+
+
+def test_separable_classes_have_no_vector_scaling():
+    target = torch.arange(40) % 4
+    with pytest.warns(UserWarning, match="VectorScaling: .* short of its optimum; data whose classes can be separated"):
+        C.VectorScaling().fit(3 * torch.eye(4)[target] + torch.rand(40, 4), target)
+
+
 def test_data_without_an_optimum_warn():
     logits = torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=torch.float64).repeat(10, 1)
     with pytest.warns(UserWarning, match="separate"):
