@@ -196,7 +196,8 @@ class ConformalSets(FittedModule):
             told = f"each class needs at least {least} rows; fewer came of {named}, which will be in every set"
         else:
             told = f"at least {least} rows are needed and {int(counts[0])} came; every set will hold all classes"
-        warnings.warn(f"{type(self).__name__}: for alpha={self.alpha} {told}.", stacklevel=3)
+        # Past the fit and the frame of its decorator.
+        warnings.warn(f"{type(self).__name__}: for alpha={self.alpha} {told}.", stacklevel=4)
 
 
 def _probabilities(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:

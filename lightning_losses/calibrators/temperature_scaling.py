@@ -82,7 +82,7 @@ class TemperatureScaling(Calibrator):
                 f"TemperatureScaling: the best temperature lies outside [{self.minimum:g}, "
                 f"{self.maximum:g}] and was clamped to {temperature:g}; at the lower end the model is right "
                 "on (nearly) every sample, at the upper end it is no better than chance.",
-                stacklevel=4,
+                stacklevel=3,
             )
         return {"temperature": torch.tensor(temperature, dtype=torch.float64)}
 

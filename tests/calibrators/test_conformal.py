@@ -161,6 +161,7 @@ def test_too_few_rows_give_whole_sets_and_a_reason():
         str(told[0].message)
         == "LAC: for alpha=0.1 at least 9 rows are needed and 8 came; every set will hold all classes."
     )
+    assert told[0].filename == __file__
     assert bool(fitted(logits).all())
     target = torch.tensor([0] * 30 + [1] * 5 + [2] * 30)
     with pytest.warns(UserWarning) as told:
@@ -176,6 +177,7 @@ def test_too_few_rows_give_whole_sets_and_a_reason():
     assert str(told[0].message) == (
         "SplitConformal: for alpha=0.1 3 numbers came, and at least 9 are needed, so that every interval is infinite."
     )
+    assert told[0].filename == __file__
     assert intervals(torch.zeros(1)).tolist() == [[-math.inf, math.inf]]
 
 

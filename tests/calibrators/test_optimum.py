@@ -76,8 +76,9 @@ def test_many_rows_start_from_a_sample_and_end_at_the_optimum(monkeypatch):
 def test_temperatures_without_optimum_are_clamped_with_a_warning(target, clamped):
     logits, _ = sample()
     extreme = logits.argmax(-1) if target == "right" else logits.argmin(-1)
-    with pytest.warns(UserWarning, match="clamped"):
+    with pytest.warns(UserWarning, match="clamped") as told:
         calibrator = C.TemperatureScaling().fit(logits, extreme)
+    assert told[0].filename == __file__
     assert float(calibrator.temperature) == pytest.approx(clamped)
 
 
@@ -163,8 +164,10 @@ def test_an_affine_distortion_is_recovered():
 @pytest.mark.parametrize("kind", [C.VectorScaling, C.MatrixScaling, C.DirichletCalibration])
 def test_a_class_without_rows_is_told(kind):
     logits, target = sample(100, dtype=torch.float64)
-    with pytest.warns(UserWarning, match=f"^{kind.__name__}: no row is of class 1, 3, so that nothing but a penalty"):
+    message = f"^{kind.__name__}: no row is of class 1, 3, so that nothing but a penalty"
+    with pytest.warns(UserWarning, match=message) as told:
         kind().fit(logits, target // 2 * 2)
+    assert told[0].filename == __file__
 
 
 def test_separable_classes_have_no_vector_scaling():
