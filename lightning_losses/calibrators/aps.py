@@ -51,7 +51,16 @@ class APS(ConformalSets):
     def scores(
         self, probabilities: Float[Tensor, "*rows classes"], uniforms: Float[Tensor, "*rows draws"] | None = None
     ) -> Float[Tensor, "*rows classes"]:
-        """The probability that is gathered on the way to each label, less the share u of its own."""
+        """The probability that is gathered on the way to each label, less the share u of its own.
+
+        Raises:
+            ValueError: uniforms of another shape, which would be broadcast.
+        """
+        if uniforms is not None and uniforms.shape not in ((*probabilities.shape[:-1], 1), probabilities.shape):
+            raise ValueError(
+                f"{type(self).__name__}: uniforms of shape {list(uniforms.shape)} came with probabilities of shape "
+                f"{list(probabilities.shape)}; give one number for each row, [..., 1], or for each label, [..., C]."
+            )
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
         gathered = ordered.cumsum(dim=-1).clamp(max=1.0)
         # All of it is 1: by rounding, a last label of the fit might lie below one of a test.

@@ -71,8 +71,10 @@ class BayesianBinning(OneVsRest):
         order = score.argsort(stable=True)
         score, true = score[order], outcome[order].double().cumsum(dim=0)
         count = len(score)
-        fewest = max(1, math.floor(count ** (1 / 3) / 10))
-        most = max(fewest, min(math.ceil(count / 5), math.ceil(10 * count ** (1 / 3))))
+        # Rounded first, so that the root of 8,000 is 20.
+        root = round(count ** (1 / 3), 9)
+        fewest = max(1, math.floor(root / 10))
+        most = max(fewest, min(math.ceil(count / 5), math.ceil(10 * root)))
         binnings = [self._binning(score, true, bins) for bins in range(fewest, most + 1)]
         evidence = torch.stack([log_evidence for _, _, log_evidence in binnings])
         weight = torch.softmax(evidence, dim=0)

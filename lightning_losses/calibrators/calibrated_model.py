@@ -21,7 +21,7 @@ class CalibratedModel(nn.Module):
         calibrator: a fitted calibrator.
 
     Raises:
-        ValueError: a calibrator that is not fitted.
+        ValueError: a calibrator that is not fitted; other inputs than images if it has views.
 
     Example:
         >>> from lightning_losses.calibrators import TemperatureScaling
@@ -40,6 +40,11 @@ class CalibratedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Calibrated logits of the model's input."""
+        if self.calibrator.views and len(args) != 1:
+            raise ValueError(
+                f"CalibratedModel: {len(args)} inputs by place and {sorted(kwargs)} by name came; give one by place, "
+                "the images that the calibrator's views are made of."
+            )
         logits = self._logits(*args, **kwargs)
         if self.calibrator.views:
             (images,) = args

@@ -53,7 +53,8 @@ class ConformalIntervals(FittedModule):
             warnings.warn(
                 f"{name}: for alpha={self.alpha} {len(flat)} numbers came, and at least {least} are needed, so that "
                 "every interval is infinite.",
-                stacklevel=3,
+                # Past the fit and the frame of its decorator.
+                stacklevel=4,
             )
 
 

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_count
+from lightning_losses.numerics.checks import check_count, check_floating
+from lightning_losses.numerics.probabilities import full_precision
 
 # (n + 1)(1 - alpha) is a whole number up to rounding where it should be one: 55.00000000000001 is 55.
 _ROUNDING = 1e-9
@@ -42,7 +43,7 @@ def conformal_quantile(scores: Float[Tensor, "*groups samples"], alpha: float) -
         alpha: the share that may be missed, in (0, 1).
 
     Raises:
-        ValueError: no samples; NaN scores; an alpha outside (0, 1).
+        ValueError: no samples; scores that are NaN or no floating-point tensor; an alpha outside (0, 1).
 
     Source:
         Vovk, Gammerman, Shafer, 2005, "Algorithmic Learning in a Random World".
@@ -54,6 +55,7 @@ def conformal_quantile(scores: Float[Tensor, "*groups samples"], alpha: float) -
         inf
     """
     check_alpha("conformal_quantile", alpha)
+    check_floating("conformal_quantile", "scores", scores)
     if scores.ndim == 0 or scores.shape[-1] == 0:
         raise ValueError(f"conformal_quantile: scores of shape {list(scores.shape)} came; give at least one, [..., n].")
     if bool(torch.isnan(scores).any()):
@@ -63,7 +65,7 @@ def conformal_quantile(scores: Float[Tensor, "*groups samples"], alpha: float) -
 
 def quantile_of_sorted(scores: Float[Tensor, "*groups samples"], alpha: float) -> Float[Tensor, "*groups"]:
     """`conformal_quantile` of scores that rise, which are filled up with inf; it reads nothing from the device."""
-    plus_one = torch.isfinite(scores).sum(dim=-1, keepdim=True).double() + 1
+    plus_one = (scores < torch.inf).sum(dim=-1, keepdim=True).double() + 1
     rank = torch.ceil(plus_one * (1 - alpha) - _ROUNDING * plus_one).long().clamp(min=1)
     chosen = scores.gather(-1, (rank - 1).clamp(max=scores.shape[-1] - 1))
     return chosen.masked_fill(rank >= plus_one, torch.inf).squeeze(-1)
@@ -95,8 +97,12 @@ def conformal_p_values(
         scores: [...] to judge.
         uniforms: [...] numbers in [0, 1), drawn for each score; None for no smoothing.
 
+    Returns:
+        As `scores`, single precision at least; NaN where a score is.
+
     Raises:
-        ValueError: no calibration scores.
+        ValueError: no calibration scores, or NaN among them; scores that are no floating-point tensor; uniforms of
+            another shape.
 
     Source:
         Vovk, Gammerman, Shafer, 2005, "Algorithmic Learning in a Random World".
@@ -105,16 +111,28 @@ def conformal_p_values(
         >>> conformal_p_values(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.2, 0.9]))
         tensor([0.7500, 0.2500])
     """
+    check_floating("conformal_p_values", "calibration", calibration)
+    check_floating("conformal_p_values", "scores", scores)
     if calibration.ndim != 1 or len(calibration) == 0:
         raise ValueError(
             f"conformal_p_values: calibration of shape {list(calibration.shape)} came; give at least one score, [n]."
         )
-    ordered, flat = calibration.sort().values, scores.contiguous()
+    if uniforms is not None and uniforms.shape != scores.shape:
+        raise ValueError(
+            f"conformal_p_values: uniforms of shape {list(uniforms.shape)} came with scores of shape "
+            f"{list(scores.shape)}; give one number for each score."
+        )
+    if bool(torch.isnan(calibration).any()):
+        raise ValueError("conformal_p_values: calibration holds NaN; find the prediction that made it.")
+    dtype = torch.promote_types(calibration.dtype, scores.dtype)
+    ordered, flat = calibration.to(dtype).sort().values, scores.to(dtype).contiguous()
     below = torch.searchsorted(ordered, flat)
     above = len(ordered) - torch.searchsorted(ordered, flat, right=True)
     equal = len(ordered) - below - above
     share = 1.0 if uniforms is None else uniforms
-    return (above + share * (equal + 1)).to(scores.dtype) / (len(ordered) + 1)
+    # Half precision counts to 2,048.
+    p = (above + share * (equal + 1)).to(full_precision(scores).dtype) / (len(ordered) + 1)
+    return p.masked_fill(torch.isnan(scores), torch.nan)
 
 
 def check_alpha(who: str, alpha: float) -> None:

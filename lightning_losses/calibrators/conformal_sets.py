@@ -139,16 +139,18 @@ class ConformalSets(FittedModule):
     def p_values(
         self, logits: Float[Tensor, "*rows classes"], uniforms: Float[Tensor, "*rows draws"] | None = None
     ) -> Float[Tensor, "*rows classes"]:
-        """How usual each label's score is among those of the fit; the sets hold those above alpha."""
+        """How usual each label's score is among those of the fit; the sets hold those above alpha.
+
+        It is 0 for a class that is masked by -inf, and NaN in a row with NaN.
+        """
         scores = self._scores_of(logits, uniforms)
         kept = [group[torch.isfinite(group)] for group in self.calibration]
-        if not self.classwise:
-            return conformal_p_values(kept[0], scores)
         each = [
-            conformal_p_values(group, score) if len(group) else torch.ones_like(score)
-            for group, score in zip(kept, scores.unbind(dim=-1), strict=True)
+            conformal_p_values(group, score) if len(group) else torch.where(score.isnan(), score, 1.0)
+            for group, score in zip(kept, scores.unbind(dim=-1) if self.classwise else [scores], strict=True)
         ]
-        return torch.stack(each, dim=-1)
+        p_values = torch.stack(each, dim=-1) if self.classwise else each[0]
+        return p_values.masked_fill(logits == -torch.inf, 0.0)
 
     @property
     def samples(self) -> int:
@@ -179,8 +181,10 @@ class ConformalSets(FittedModule):
         wide = full_precision(logits)
         if self.randomised and uniforms is None:
             uniforms = torch.rand((*wide.shape[:-1], 1), device=wide.device, dtype=wide.dtype)
+        probabilities = _probabilities(wide)
         # Rounded as the scores of the fit are: a threshold is one of these.
-        return self.scores(_probabilities(wide), uniforms).to(self.calibration.dtype)
+        scores = self.scores(probabilities, uniforms).to(self.calibration.dtype)
+        return scores.masked_fill(torch.isnan(probabilities).any(dim=-1, keepdim=True), torch.nan)
 
     def _tell_few(self, counts: Int[Tensor, " groups"]) -> None:
         least = least_samples(self.alpha)
@@ -192,7 +196,8 @@ class ConformalSets(FittedModule):
             told = f"each class needs at least {least} rows; fewer came of {named}, which will be in every set"
         else:
             told = f"at least {least} rows are needed and {int(counts[0])} came; every set will hold all classes"
-        warnings.warn(f"{type(self).__name__}: for alpha={self.alpha} {told}.", stacklevel=3)
+        # Past the fit and the frame of its decorator.
+        warnings.warn(f"{type(self).__name__}: for alpha={self.alpha} {told}.", stacklevel=4)
 
 
 def _probabilities(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:

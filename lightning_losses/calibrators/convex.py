@@ -56,14 +56,27 @@ def minimize(
     solution = parameters.detach()
     if rough:
         return solution
-    largest = float(objective(solution)[1].abs().max())
-    if not largest < _CONVERGED:
+    value, gradient = objective(solution)
+    largest = float(gradient.abs().max())
+    if not largest < _CONVERGED or float(value) < _SEPARATED:
         warnings.warn(
             f"{calibrator}: the fit stopped at a gradient of {largest:.1e}, short of its optimum; data whose classes "
             "can be separated perfectly have none: increase the penalty, or fit on more data.",
             stacklevel=5,
         )
     return solution
+
+
+def warn_of_absent(calibrator: str, target: Int[Tensor, " rows"], classes: int) -> None:
+    """Warn of classes that no row is of: without a penalty the likelihood then has no maximum."""
+    absent = (torch.bincount(target, minlength=classes) == 0).nonzero().flatten().tolist()
+    if absent:
+        named = ", ".join(map(str, absent[:10])) + (" and others" if len(absent) > 10 else "")
+        warnings.warn(
+            f"{calibrator}: no row is of class {named}, so that nothing but a penalty bounds how improbable it is; "
+            "fit on rows of every class, or by TemperatureScaling.",
+            stacklevel=4,
+        )
 
 
 def affine_softmax(

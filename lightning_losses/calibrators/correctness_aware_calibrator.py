@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_losses.calibrators.base import Calibrator
 from lightning_losses.calibrators.image_views import check_views
-from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.checks import check_count, check_floating, check_number
 
 _CHUNK = 1 << 20
 
@@ -91,11 +91,11 @@ class CorrectnessAwareCalibrator(Calibrator):
         super().__init__(ignore_index)
         name = "CorrectnessAwareCalibrator"
         check_views(name, views)
-        check_number(name, "top", top, least=1)
-        check_number(name, "hidden", hidden, least=1)
+        check_count(name, "top", top)
+        check_count(name, "hidden", hidden)
         check_number(name, "minimum", minimum, above=0)
         check_number(name, "maximum", maximum, above=minimum)
-        check_number(name, "steps", steps, least=1)
+        check_count(name, "steps", steps)
         check_number(name, "learning_rate", learning_rate, above=0)
         self.views = tuple(views)
         self.top = top
@@ -114,9 +114,12 @@ class CorrectnessAwareCalibrator(Calibrator):
 
     def temperature(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows"]:
         """The temperature of each sample, from its logits and those of its views."""
+        self.check_fitted()
+        self._check_shape(logits)
         features = self._features(self._widened(logits))
         weights = [self.value_of(name).to(features.dtype) for name in self.learned]
-        return _raw_temperature(features, *weights).clamp(self.minimum, self.maximum).to(logits.dtype)
+        with torch.autocast(logits.device.type, enabled=False):
+            return _raw_temperature(features, *weights).clamp(self.minimum, self.maximum).to(logits.dtype)
 
     def _fit(
         self, logits: Float[Tensor, "rows one_and_views classes"], target: Int[Tensor, " rows"]
@@ -143,7 +146,6 @@ class CorrectnessAwareCalibrator(Calibrator):
         return dict(zip(self.learned, parameters, strict=True))
 
     def _calibrate(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows classes"]:
-        self._check_shape(logits)
         return self.original(logits) / self.temperature(logits).unsqueeze(-1)
 
     def _rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class DirichletCalibration(MatrixScaling):
         ValueError: a negative penalty; input that `fit` can't use; use before `fit`.
 
     Warns:
-        UserWarning: no optimum was reached.
+        UserWarning: no optimum was reached, for example where the classes are separable; a class without rows.
 
     Source:
         Kull et al., 2019, "Beyond Temperature Scaling: Obtaining Well-Calibrated Multiclass Probabilities with

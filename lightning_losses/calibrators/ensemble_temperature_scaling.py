@@ -63,7 +63,8 @@ class EnsembleTemperatureScaling(Calibrator):
     def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
         with torch.no_grad():
             temperature = _best_temperature(logits, target, self.minimum, self.maximum)
-            weights = _best_weights(*_moments(logits, target, temperature))
+            # Nine numbers, on the host: on CUDA no driver of `lstsq` solves a singular system.
+            weights = _best_weights(*(moment.cpu() for moment in _moments(logits, target, temperature)))
         return {"temperature": torch.tensor(temperature, dtype=torch.float64), "weights": weights}
 
     def _calibrate(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:

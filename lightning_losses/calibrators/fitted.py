@@ -75,7 +75,7 @@ class FittedModule(nn.Module):
         """
         try:
             return cls._load(path)
-        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise ValueError(f"{cls.__name__}: {path} is no calibrator that can be read ({reason}).") from None
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.calibrators.base import Calibrator
-from lightning_losses.calibrators.convex import affine_softmax, evenly_spaced, minimize
+from lightning_losses.calibrators.convex import affine_softmax, evenly_spaced, minimize, warn_of_absent
 from lightning_losses.calibrators.temperature_scaling import optimal_inverse_temperature
 from lightning_losses.numerics.checks import check_number
 
@@ -35,7 +35,7 @@ class MatrixScaling(Calibrator):
         ValueError: a negative penalty; input that `fit` can't use; use before `fit`.
 
     Warns:
-        UserWarning: no optimum was reached.
+        UserWarning: no optimum was reached, for example where the classes are separable; a class without rows.
 
     Source:
         Guo, Pleiss, Sun, Weinberger, 2017, arXiv:1706.04599; the penalty: Kull et al., 2019, "Beyond Temperature
@@ -70,6 +70,7 @@ class MatrixScaling(Calibrator):
 
     def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
         features, classes = self._features(logits), logits.shape[-1]
+        warn_of_absent(type(self).__name__, target, classes)
         coefficients = torch.eye(classes, classes + 1, dtype=torch.float64, device=logits.device)
         if (sample := evenly_spaced(features, target)) is not None:
             # Start from a temperature on some rows, then all rows in their own precision: few exact iterations remain.
@@ -98,7 +99,8 @@ class MatrixScaling(Calibrator):
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         features = self._features(self._widened(logits))
-        return (features @ self.weight.T.to(features.dtype) + self.offset).to(logits.dtype)
+        with torch.autocast(logits.device.type, enabled=False):
+            return (features @ self.weight.T.to(features.dtype) + self.offset).to(logits.dtype)
 
 
 def unmasked(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:

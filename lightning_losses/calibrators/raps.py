@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.calibrators.aps import APS
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count, check_number
 
 
 class RAPS(APS):
@@ -46,7 +46,7 @@ class RAPS(APS):
     ) -> None:
         super().__init__(alpha, randomised, classwise, seed, ignore_index)
         check_number("RAPS", "penalty", penalty, least=0)
-        check_number("RAPS", "k_reg", k_reg, least=0)
+        check_count("RAPS", "k_reg", k_reg, zero="for a penalty on the first too")
         self.penalty = penalty
         self.k_reg = k_reg
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.calibrators.base import Calibrator
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.rows import pick
 
 _CHUNK = 1 << 16
@@ -57,10 +58,8 @@ class TemperatureScaling(Calibrator):
 
     def __init__(self, minimum: float = 0.05, maximum: float = 20.0, ignore_index: int = -100) -> None:
         super().__init__(ignore_index)
-        if not 0 < minimum < maximum < math.inf:
-            raise ValueError(
-                f"TemperatureScaling: minimum={minimum!r} and maximum={maximum!r} came; give 0 < minimum < maximum."
-            )
+        check_number("TemperatureScaling", "minimum", minimum, above=0)
+        check_number("TemperatureScaling", "maximum", maximum, above=minimum)
         self.minimum = minimum
         self.maximum = maximum
 
@@ -83,7 +82,7 @@ class TemperatureScaling(Calibrator):
                 f"TemperatureScaling: the best temperature lies outside [{self.minimum:g}, "
                 f"{self.maximum:g}] and was clamped to {temperature:g}; at the lower end the model is right "
                 "on (nearly) every sample, at the upper end it is no better than chance.",
-                stacklevel=4,
+                stacklevel=3,
             )
         return {"temperature": torch.tensor(temperature, dtype=torch.float64)}
 
@@ -104,7 +103,9 @@ def optimal_inverse_temperature(
     for _ in range(200):
         slope, curvature, change = _derivatives(logits, target, inverse)
         if slope == 0.0:
-            return inverse
+            # Without curvature too, the other classes' probabilities rounded to 0: the sharper, the better.
+            certain = curvature == 0.0 and bool((logits != logits[:, :1]).any())
+            return highest if certain else inverse
         if slope > 0:
             high = inverse
         else:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.calibrators.base import Calibrator
-from lightning_losses.calibrators.convex import evenly_spaced, minimize, softmax_residual
+from lightning_losses.calibrators.convex import evenly_spaced, minimize, softmax_residual, warn_of_absent
 from lightning_losses.numerics.checks import check_number
 
 _CHUNK = 1 << 20
@@ -34,7 +34,7 @@ class VectorScaling(Calibrator):
         ValueError: a negative penalty; input that `fit` can't use; use before `fit`.
 
     Warns:
-        UserWarning: no optimum was reached.
+        UserWarning: no optimum was reached, for example where the classes are separable; a class without rows.
 
     Source:
         Guo, Pleiss, Sun, Weinberger, 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, without a
@@ -61,17 +61,18 @@ class VectorScaling(Calibrator):
         return len(self.scale)
 
     def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
-        classes = logits.shape[-1]
-        parameters = torch.stack([torch.ones(classes), torch.zeros(classes)]).to(logits.device, torch.float64)
-        if (sample := evenly_spaced(logits, target)) is not None:
-            parameters = self._solve(*sample, parameters)
-        scale, offset = self._solve(logits, target, parameters)
+        warn_of_absent(type(self).__name__, target, logits.shape[-1])
+        sample = evenly_spaced(logits, target)
+        start = None if sample is None else self._solve(*sample)
+        scale, offset = self._solve(logits, target, start)
         return {"scale": scale, "offset": offset}
 
-    def _solve(self, logits: Tensor, target: Tensor, start: Tensor) -> Float[Tensor, "two classes"]:
+    def _solve(self, logits: Tensor, target: Tensor, start: Tensor | None = None) -> Float[Tensor, "two classes"]:
         # In terms of standardised logits, w z + b = u (z - m) / s + v: both parameters then act alike.
         mean = logits.mean(dim=0, dtype=torch.float64)
-        deviation = logits.double().std(dim=0, correction=0).clamp(min=1e-6)
+        deviation = logits.double().std(dim=0, correction=0)
+        # A logit that is constant but for rounding has no unit of its own.
+        deviation = deviation.masked_fill(deviation <= 1e-9 * mean.abs(), 1.0)
         rows = max(_CHUNK // logits.shape[-1], 1)
 
         def plain(scaled: Tensor) -> Tensor:
@@ -93,7 +94,9 @@ class VectorScaling(Calibrator):
             gradient[1] += 2 * self.intercept_penalty * offset / len(offset)
             return value, torch.stack([(gradient[0] - gradient[1] * mean) / deviation, gradient[1]])
 
-        scaled = torch.stack([start[0] * deviation, start[1] + start[0] * mean])
+        scaled = torch.stack([torch.ones_like(mean), torch.zeros_like(mean)])
+        if start is not None:
+            scaled = torch.stack([start[0] * deviation, start[1] + start[0] * mean])
         return plain(minimize(type(self).__name__, objective, scaled))
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

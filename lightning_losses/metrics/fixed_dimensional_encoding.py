@@ -58,7 +58,8 @@ class FixedDimensionalEncoding:
         for name, size in sizes.items():
             if size is not None:
                 check_count(who, name, size)
-        check_number(who, "planes", planes, least=0, most=20)
+        check_count(who, "planes", planes, zero="for one cell")
+        check_number(who, "planes", planes, most=20)
         self.dim, self.repetitions, self.planes, self.final = dim, repetitions, planes, final
         generator = torch.Generator().manual_seed(seed)
         self._normals = torch.randn(repetitions, planes, dim, generator=generator)

@@ -41,12 +41,13 @@ def membership_inference(
 
     Args:
         scores: [N] higher for a likelier member, such as `loss_score` and others make of a `TokenRecord`.
-        members: [N] which samples the model was trained on.
+        members: [N] which samples the model was trained on, True or 1.
         groups: [N] whose sample each is, such as a subject's or a file's; the scores of a group are averaged first.
         fpr: the share of the others that may be taken for members, from 0 to 1.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; scores that are NaN; a group with members and others.
+        ValueError: shapes or dtypes that do not fit; scores that are NaN; marks other than 0 and 1; a group with
+            members and others.
 
     Source:
         Carlini, Chien, Nasr, Song, Terzis, Tramèr, 2022, "Membership Inference Attacks From First Principles",
@@ -111,10 +112,11 @@ class MembershipInference(Metric):
             raise ValueError(
                 "MembershipInference: groups came in some batches and not in others; give them in all or in none."
             )
-        self.scores.append(scores.detach().double())
-        self.members.append(members.bool())
+        # Copies: the caller's own tensors may change later.
+        self.scores.append(scores.detach().to(torch.float64, copy=True))
+        self.members.append(members.to(torch.bool, copy=True))
         if groups is not None:
-            self.groups.append(groups)
+            self.groups.append(groups.clone())
 
     def compute(self) -> dict[str, Tensor]:
         """The audit's values by name; NaN without a member or without another."""
@@ -135,6 +137,8 @@ def _check(who: str, scores: Tensor, members: Tensor, groups: Tensor | None) -> 
                 f"{who}: {name} of shape {list(tensor.shape)} came with scores of shape {list(scores.shape)}; give one "
                 "number for each sample."
             )
+    if not bool(((members == 0) | (members == 1)).all()):
+        raise ValueError(f"{who}: members holds values other than 0 and 1; leave out samples of neither kind.")
     if bool(scores.isnan().any()):
         raise ValueError(f"{who}: {int(scores.isnan().sum())} scores are NaN; leave out samples that have none.")
 

@@ -116,8 +116,9 @@ class OutOfDistributionDetection(Metric):
     def update(self, scores: Float[Tensor, " samples"], is_ood: Bool[Tensor, " samples"]) -> None:
         """Add a batch's scores, higher for samples that are more like the training data."""
         _check("OutOfDistributionDetection", scores, is_ood)
-        self.scores.append(scores.detach().double())
-        self.is_ood.append(is_ood.bool())
+        # Copies: the caller's own tensors may change later.
+        self.scores.append(scores.detach().to(torch.float64, copy=True))
+        self.is_ood.append(is_ood.to(torch.bool, copy=True))
 
     def compute(self) -> dict[str, Tensor]:
         """The measures by name."""

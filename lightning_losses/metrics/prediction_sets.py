@@ -191,7 +191,7 @@ class PredictionSetMetrics(Metric):
 def interval_coverage(
     intervals: Float[Tensor, "*values 2"], regression_target: Float[Tensor, "*values"]
 ) -> Float[Tensor, ""]:
-    """The share of the numbers that lie within their interval; NaN without numbers.
+    """The share of the numbers that lie within their interval; NaN without numbers, and where one or an end is NaN.
 
     Args:
         intervals: [..., 2], the lower and the upper ends, which belong to them.
@@ -212,7 +212,8 @@ def interval_coverage(
             f"{list(regression_target.shape)}; give [..., 2] and [...]."
         )
     low, high = intervals.unbind(dim=-1)
-    return ((low <= regression_target) & (regression_target <= high)).double().mean()
+    within = ((low <= regression_target) & (regression_target <= high)).double()
+    return within.masked_fill(low.isnan() | high.isnan() | regression_target.isnan(), torch.nan).mean()
 
 
 def interval_width(intervals: Float[Tensor, "*values 2"]) -> Float[Tensor, ""]:

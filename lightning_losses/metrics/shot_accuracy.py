@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.subgroup_accuracy import subgroup_accuracy
+from lightning_losses.metrics.subgroup_accuracy import right_predictions, subgroup_accuracy
 
 ClassCounts = Sequence[float] | Float[Tensor, " classes"]
 
@@ -75,7 +75,7 @@ def shot_accuracy(
 dtype=torch.float64))
     """
     groups = shot_groups(class_counts, many=many, few=few).to(target.device)
-    of_class = subgroup_accuracy(prediction == target, target, len(groups))
+    of_class = subgroup_accuracy(right_predictions("shot_accuracy", prediction, target), target, len(groups))
     return ShotAccuracy(*(of_class[groups == group].nanmean() for group in range(3)))
 
 

@@ -45,7 +45,24 @@ def balanced_accuracy(
         >>> balanced_accuracy(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 2]), 3).item()
         0.5
     """
-    return subgroup_accuracy(prediction == target, target, num_classes).nanmean()
+    return subgroup_accuracy(right_predictions("balanced_accuracy", prediction, target), target, num_classes).nanmean()
+
+
+def right_predictions(
+    who: str, prediction: Int[Tensor, "*samples"], target: Int[Tensor, "*samples"]
+) -> Bool[Tensor, "*samples"]:
+    """Which predictions are right; raises ``ValueError`` for another shape, which would be broadcast.
+
+    Example:
+        >>> right_predictions("demo", torch.tensor([0, 1]), torch.tensor([0, 2]))
+        tensor([ True, False])
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"{who}: predictions of shape {list(prediction.shape)} came with a target of shape {list(target.shape)}; "
+            "give a class of each sample for both."
+        )
+    return prediction == target
 
 
 class SubgroupAccuracy(Metric):
@@ -84,8 +101,8 @@ class SubgroupAccuracy(Metric):
         group: Int[Tensor, "*samples"],
     ) -> None:
         """Add a batch; samples of a negative target, such as -100, or of a negative group are left out."""
-        group = group.masked_fill(target < 0, -1)
-        right, samples = _counts("SubgroupAccuracy", logits.argmax(dim=-1) == target, group, self.num_groups)
+        correct = right_predictions("SubgroupAccuracy", logits.argmax(dim=-1), target)
+        right, samples = _counts("SubgroupAccuracy", correct, group.masked_fill(target < 0, -1), self.num_groups)
         self.right += right
         self.samples += samples
 

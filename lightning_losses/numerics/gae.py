@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_choice, check_floating
+from lightning_losses.numerics.checks import check_choice, check_floating, check_number
 from lightning_losses.numerics.groups import wide_rewards
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reinforce_pp_advantage import Advantages
@@ -43,7 +43,7 @@ def gae(
         Advantages, and returns ``A + V``, without gradient. Where a token doesn't count, neither means anything.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not fit; a γ or λ out of range.
 
     Source:
         Schulman, Moritz, Levine, Jordan, Abbeel, 2016, "High-Dimensional Continuous Control Using Generalized Advantage
@@ -55,6 +55,8 @@ def gae(
         Advantages(advantages=tensor([[0.5000, 0.5000]]), returns=tensor([[1., 1.]]))
     """
     check_choice("gae", "masked", masked, ("zero", "skip"))
+    check_number("gae", "gamma", gamma, least=0, most=1)
+    check_number("gae", "lam", lam, least=0, most=1)
     for name, tensor in (("token_rewards", token_rewards), ("values", values)):
         check_floating("gae", name, tensor)
         if tensor.ndim != 2 or tensor.shape != token_rewards.shape:
@@ -102,7 +104,8 @@ def kl_shaped_reward(
         [B, T] rewards, without gradient, 0 where a token doesn't count, but for a score "after" the last.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; infinite scores that are not clipped, where they are on the CPU.
+        ValueError: shapes, dtypes or a clip that do not fit; a weight below 0; infinite scores that are not clipped,
+            where they are on the CPU.
 
     Source:
         Ziegler et al., 2019, "Fine-Tuning Language Models from Human Preferences", arXiv:1909.08593. OpenRLHF leaves
@@ -113,9 +116,10 @@ def kl_shaped_reward(
         tensor([[-0.0250,  0.9750,  0.0000]])
     """
     check_choice("kl_shaped_reward", "place", place, ("last", "after"))
+    check_number("kl_shaped_reward", "kl_coef", kl_coef, least=0)
     check_floating("kl_shaped_reward", "kl", kl)
     kept = token_mask("kl_shaped_reward", "kl", kl, completion_mask)
-    score = wide_rewards("kl_shaped_reward", scores if score_clip is None else scores.clamp(*score_clip))
+    score = wide_rewards("kl_shaped_reward", scores, score_clip)
     if kl.ndim != 2 or score.shape != kl.shape[:1]:
         raise ValueError(
             f"kl_shaped_reward: scores of shape {list(score.shape)} came with kl of shape {list(kl.shape)}; give "

@@ -88,16 +88,21 @@ def group_statistics(
     return GroupStatistics(count, mean, deviation, ends[0] <= ends[1])
 
 
-def wide_rewards(caller: str, rewards: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Rewards in double precision where the device has it, without gradient.
+def wide_rewards(
+    caller: str, rewards: Shaped[Tensor, "..."], clip: tuple[float, float] | None = None
+) -> Float[Tensor, "..."]:
+    """Rewards in double precision where the device has it, without gradient, within the two numbers of `clip`.
 
     In single precision seven rewards of 0.7 differ from their mean.
 
     Raises:
-        ValueError: no tensor; a reward that is infinite, where that can be known for free, or in `debug`.
+        ValueError: no tensor; a reward that is infinite, where that can be known for free, or in `debug`; a clip whose
+            numbers do not rise.
     """
     check_tensor(caller, "rewards", rewards)
-    given = rewards.detach()
+    if clip is not None and not clip[0] <= clip[1]:
+        raise ValueError(f"{caller}: a clip from {clip[0]} to {clip[1]} came; give the lower number first.")
+    given = rewards.detach() if clip is None else rewards.detach().clamp(*clip)
     infinite = torch.isinf(given)
     if known_somewhere(infinite) or (debugging() and bool(infinite.any())):
         raise ValueError(

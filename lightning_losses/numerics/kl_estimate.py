@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.checks import check_choice, check_floating
+from lightning_losses.numerics.probabilities import full_precision
 
 KLEstimator = Literal["k1", "k2", "k3", "abs", "k3_straight_through"]
 
@@ -28,16 +29,16 @@ def kl_estimate(
 
     Args:
         logps: log-probabilities of the tokens.
-        ref_logps: the same of the reference; constant.
+        ref_logps: the same of the reference, of the same shape; constant.
         estimator: which one.
         log_ratio_clamp: d is held within ± this; None: not at all, and e^d overflows beyond 88 in float32.
         value_clamp: the estimate is held within ± this. Where either holds, the gradient is 0.
 
     Returns:
-        An estimate for each token.
+        An estimate for each token, in single precision at least.
 
     Raises:
-        ValueError: an estimator that is none of these.
+        ValueError: an estimator that is none of these; shapes or dtypes that do not fit.
 
     Source:
         Schulman, 2020, "Approximating KL Divergence", a note without a number. verl clamps d to ±20 and k3 to ±10, and
@@ -49,7 +50,14 @@ def kl_estimate(
         [0.5, 0.125, 0.1065]
     """
     check_choice("kl_estimate", "estimator", estimator, KLEstimator)
-    difference = ref_logps.detach() - logps
+    check_floating("kl_estimate", "logps", logps)
+    check_floating("kl_estimate", "ref_logps", ref_logps)
+    if logps.shape != ref_logps.shape:
+        raise ValueError(
+            f"kl_estimate: ref_logps of shape {list(ref_logps.shape)} came with logps of shape {list(logps.shape)}; "
+            "give both of the same tokens."
+        )
+    difference = full_precision(ref_logps.detach()) - full_precision(logps)
     if log_ratio_clamp is not None:
         difference = difference.clamp(-log_ratio_clamp, log_ratio_clamp)
     if estimator == "k1":

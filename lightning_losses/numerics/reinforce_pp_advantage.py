@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.numerics.group_advantage import Singleton, group_advantage
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.token_returns import backward_recursion, whiten
@@ -44,7 +44,7 @@ def reinforce_pp_advantage(
         Advantages and returns, 0 where a token doesn't count, without gradient. All are 0 if all returns are equal.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not fit; a γ out of range.
 
     Source:
         Hu, Liu, Xu, Shen, 2025, "REINFORCE++: Stabilizing Critic-Free Policy Optimization with Global Advantage
@@ -58,6 +58,7 @@ def reinforce_pp_advantage(
                 [0., 0.]])
     """
     check_floating("reinforce_pp_advantage", "token_rewards", token_rewards)
+    check_number("reinforce_pp_advantage", "gamma", gamma, least=0, most=1)
     kept = token_mask("reinforce_pp_advantage", "token_rewards", token_rewards, completion_mask)
     rewards = full_precision(token_rewards.detach()).masked_fill(~kept, 0.0)
     # What does not count passes nothing on to the token before it.

@@ -42,7 +42,7 @@ def rloo_advantage(
         [B] advantages, without gradient.
 
     Raises:
-        ValueError: groups or shapes that do not fit; infinite rewards, where they are on the CPU.
+        ValueError: groups, shapes or a clip that do not fit; infinite rewards, where they are on the CPU.
 
     Source:
         Kool, van Hoof, Welling, 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!", and Ahmadian et al., 2024,
@@ -59,7 +59,7 @@ def rloo_advantage(
     if rewards.ndim != 1 or (kl is not None and kl.shape != rewards.shape):
         shapes = f"{list(rewards.shape)}" if kl is None else f"{list(rewards.shape)} with kl of {list(kl.shape)}"
         raise ValueError(f"rloo_advantage: rewards of shape {shapes} came; give [batch].")
-    total = wide_rewards("rloo_advantage", rewards if reward_clip is None else rewards.clamp(*reward_clip))
+    total = wide_rewards("rloo_advantage", rewards, reward_clip)
     if kl is not None:
         total = total - beta * kl.detach().to(total)
     slots = group_slots("rloo_advantage", len(total), group_size, index, total.device)

@@ -42,7 +42,8 @@ class Prototype:
         """``s cos(w, f)``."""
         # Half precision has no number as small as what is added here.
         weight, features = full_precision(self.weight), full_precision(features)
-        product = torch.einsum("td,tidhw->tihw", weight, features)
+        with torch.autocast(features.device.type, enabled=False):
+            product = torch.einsum("td,tidhw->tihw", weight, features)
         return self.temperature * product / (weight.norm(dim=1)[:, None, None, None] * features.norm(dim=2) + _TINY)
 
     def probabilities(self, features: Float[Tensor, "tasks images d h w"]) -> Float[Tensor, "tasks images 2 h w"]:

@@ -48,6 +48,14 @@ def test_it_is_the_average_of_the_formula(count, concentration):
     np.testing.assert_allclose(found, by_formula, rtol=0, atol=1e-8)
 
 
+def test_the_root_of_the_samples_is_exact(monkeypatch):
+    seen = []
+    one = torch.zeros(0).double(), torch.ones(1).double(), torch.zeros(()).double()
+    monkeypatch.setattr(BayesianBinning, "_binning", lambda self, score, true, bins: seen.append(bins) or one)
+    BayesianBinning().fit(torch.randn(8000), torch.zeros(8000, dtype=torch.int64))
+    assert (min(seen), max(seen)) == (2, 200)
+
+
 def test_equal_scores_share_a_bin():
     score = torch.tensor([0.3]).repeat(30).double()
     calibrator = BayesianBinning().fit(score, (torch.arange(30) % 3 == 0).long())

@@ -138,6 +138,21 @@ def test_smoothed_p_values_are_uniform():
     assert found.mean().item() == pytest.approx(0.5, abs=0.03) and found.var().item() == pytest.approx(1 / 12, abs=0.01)
 
 
+def test_p_values_of_half_precision_and_of_nan():
+    calibration = torch.arange(70_000) / 70_000
+    scores = torch.tensor([0.0, 0.25, torch.nan])
+    for dtype in (torch.float16, torch.bfloat16):
+        found = conformal_p_values(calibration.to(dtype), scores.to(dtype))
+        assert found.dtype == torch.float32 and found[2].isnan()
+        # A score is within half a unit of rounding.
+        torch.testing.assert_close(found[:2], 1 - scores[:2], rtol=0, atol=torch.finfo(dtype).eps)
+
+
+def test_scores_that_are_minus_infinite_count():
+    scores = torch.cat([torch.full((50,), -torch.inf), torch.arange(49.0)])
+    assert conformal_quantile(scores, 0.1).item() == conformal_quantile(scores.clamp(min=-1.0), 0.1).item() == 39
+
+
 def test_too_few_rows_give_whole_sets_and_a_reason():
     logits, target = drawn(torch.Generator().manual_seed(0), 8)
     with pytest.warns(UserWarning) as told:
@@ -146,6 +161,7 @@ def test_too_few_rows_give_whole_sets_and_a_reason():
         str(told[0].message)
         == "LAC: for alpha=0.1 at least 9 rows are needed and 8 came; every set will hold all classes."
     )
+    assert told[0].filename == __file__
     assert bool(fitted(logits).all())
     target = torch.tensor([0] * 30 + [1] * 5 + [2] * 30)
     with pytest.warns(UserWarning) as told:
@@ -161,6 +177,7 @@ def test_too_few_rows_give_whole_sets_and_a_reason():
     assert str(told[0].message) == (
         "SplitConformal: for alpha=0.1 3 numbers came, and at least 9 are needed, so that every interval is infinite."
     )
+    assert told[0].filename == __file__
     assert intervals(torch.zeros(1)).tolist() == [[-math.inf, math.inf]]
 
 
@@ -220,6 +237,10 @@ def test_masked_classes_are_in_no_set_and_nan_makes_it_whole():
     masked = logits[:3].clone()
     masked[0, 1], masked[1, 0] = -torch.inf, torch.nan
     assert fitted(masked).tolist()[:2] == [[True, False, True, True, True], [True] * 5]
+    # Most labels of the fit were the last of their rows, as a masked class is of its.
+    p_values = APS(0.01).fit(logits, logits.argmin(dim=-1)).p_values(masked)
+    assert p_values[0, 1] == 0 and p_values[1].isnan().all() and p_values[2].max() == 1
+    assert APS(0.6).fit(logits, logits.argmax(dim=-1))(masked)[1].all()
     tokens = logits.reshape(4, 25, CLASSES)
     assert torch.equal(fitted(tokens).reshape(100, CLASSES), fitted(logits))
 
@@ -246,8 +267,25 @@ REFUSED = {
         0.5, classwise=True
     ).fit(*FIT)(torch.zeros(2, 4)),
     "RAPS: penalty=-1.0 came; give a number at least 0.": lambda: RAPS(penalty=-1.0),
+    "RAPS: k_reg=1.5 came; give a whole number of at least 1, or 0 for a penalty on the first too.": lambda: RAPS(
+        k_reg=1.5
+    ),
     "conformal_quantile: scores hold NaN; find the prediction that made it.": lambda: conformal_quantile(
         torch.tensor([torch.nan]), 0.1
+    ),
+    "conformal_quantile: scores has dtype torch.int64; give a floating-point tensor.": lambda: conformal_quantile(
+        torch.arange(9), 0.1
+    ),
+    "conformal_p_values: calibration holds NaN; find the prediction that made it.": lambda: conformal_p_values(
+        ZERO / 0, ZERO
+    ),
+    "conformal_p_values: uniforms of shape [3, 1] came with scores of shape [3]; give one number for each score.": (
+        lambda: conformal_p_values(ZERO, ZERO, COLUMN)
+    ),
+    "APS: uniforms of shape [3] came with probabilities of shape [3, 3]; give one number for each row, [..., 1], or "
+    "for each label, [..., C].": lambda: APS(randomised=True).fit(torch.eye(3), torch.arange(3), uniforms=ZERO),
+    "conformal_p_values: scores has dtype torch.int64; give a floating-point tensor.": lambda: conformal_p_values(
+        ZERO, torch.arange(9)
     ),
     "SplitConformal: prediction of shape [3, 1] came with regression_target of shape [3]; give prediction of shape "
     "[3].": lambda: SplitConformal().fit(COLUMN, ZERO),

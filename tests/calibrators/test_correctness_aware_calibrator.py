@@ -1,8 +1,10 @@
 import copy
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -95,6 +97,14 @@ def test_temperatures_stay_in_their_bounds_and_gradients_flow_to_the_logits():
     assert logits.grad[:, 1:].abs().max() > 0
 
 
+def test_autocast_rounds_no_temperature():
+    logits, target = sample(50)
+    calibrator = make(steps=20).fit(logits, target)
+    expected = calibrator(logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(calibrator(logits), expected, rtol=0, atol=0)
+
+
 def test_the_fit_is_deterministic_and_needs_no_gradient_mode():
     logits, target = sample()
     first = make().fit(logits, target)
@@ -170,7 +180,7 @@ def test_unfitted_other_classes_and_bad_options_are_refused():
         make()(torch.zeros(2, 4, 5))
     with pytest.raises(ValueError, match="the fit had another number"):
         make().fit(*sample())(torch.zeros(2, 4, 3))
-    for options in ({"top": 0}, {"hidden": 0}, {"minimum": 0.0}, {"maximum": 0.05}, {"steps": 0}, {"views": ["x"]}):
+    for options in ({"top": 0}, {"hidden": 2.5}, {"minimum": 0.0}, {"maximum": 0.05}, {"steps": 0}, {"views": ["x"]}):
         with pytest.raises(ValueError, match=rf"CorrectnessAwareCalibrator: .*{next(iter(options))}"):
             CorrectnessAwareCalibrator(**options)
 
@@ -214,6 +224,25 @@ def test_the_callback_predicts_the_views_and_reports_before_and_after(tmp_path, 
         for name, value in calibration_summary(logits, target, inputs="logits").items():
             assert results[f"test/calibration/{part}/{name}"] == pytest.approx(float(value), rel=1e-4, abs=1e-6)
     assert results["test/calibration/after/brier"] < results["test/calibration/before/brier"]
+
+
+def test_views_are_predicted_in_the_precision_of_the_samples():
+    module, callback, precise = Pictures(), PostHocCalibration(make(steps=1)), []
+    callback.calibrator.fit(torch.randn(4, 4, 3), torch.arange(4) % 3)
+    batch = torch.randn(4, 3, 4, 4), torch.zeros(4, dtype=torch.int64)
+    outputs = module.test_step(batch, 0)
+    module.network.register_forward_hook(lambda *_: precise.append(torch.is_autocast_enabled("cpu")))
+    within = SimpleNamespace(precision_plugin=MixedPrecision("bf16-mixed", "cpu"), test_dataloaders=[batch])
+    callback.on_test_batch_end(within, module, outputs, batch, 0)
+    assert precise == [True] * 3
+
+
+def test_images_that_views_can_not_be_made_of_are_told():
+    calibrator = make(steps=1).fit(torch.randn(4, 4, 3), torch.arange(4) % 3)
+    with pytest.raises(ValueError, match=r"0 inputs by place and \['images'\] by name came; give one"):
+        CalibratedModel(nn.Identity(), calibrator)(images=torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="logits have shape .4, 3.; give"):
+        calibrator.temperature(torch.randn(4, 3))
 
 
 def test_the_callback_refuses_batches_without_images(tmp_path):

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lightning_losses import calibrators as C
@@ -153,6 +154,24 @@ def test_half_precision_logits_give_float32(name):
 
 
 @every
+def test_autocast_rounds_nothing(name):
+    logits, target = sample()
+    calibrator = CALIBRATORS[name]().fit(logits, target)
+    expected = calibrator(logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(calibrator(logits), expected, rtol=0, atol=0)
+
+
+@pytest.mark.cuda
+@every
+def test_a_fit_on_a_gpu_is_that_of_the_cpu(name):
+    logits, target = sample(dtype=torch.float64)
+    expected = CALIBRATORS[name]().fit(logits, target)(logits).softmax(-1)
+    found = CALIBRATORS[name]().fit(logits.cuda(), target.cuda())(logits.cuda()).softmax(-1)
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-7)
+
+
+@every
 def test_unfitted_is_refused(name, tmp_path):
     calibrator = CALIBRATORS[name]()
     assert not calibrator.fitted
@@ -218,9 +237,13 @@ def test_binary_logits_are_refused_where_there_is_no_meaning(name):
         CALIBRATORS[name]().fit(torch.zeros(4), torch.zeros(4, dtype=torch.long))
 
 
-def test_another_files_content_is_refused(tmp_path):
-    from safetensors.torch import save_file
+def test_damaged_options_are_told_with_the_files_name(tmp_path):
+    save_file({"temperature": torch.ones(())}, tmp_path / "a", {"calibrator": "TemperatureScaling", "options": "{"})
+    with pytest.raises(ValueError, match="a is no calibrator that can be read .Expecting property name"):
+        C.Calibrator.load(tmp_path / "a")
 
+
+def test_another_files_content_is_refused(tmp_path):
     save_file({"temperature": torch.ones(())}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no calibrator"):
         C.Calibrator.load(tmp_path / "other.safetensors")

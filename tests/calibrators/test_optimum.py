@@ -76,9 +76,26 @@ def test_many_rows_start_from_a_sample_and_end_at_the_optimum(monkeypatch):
 def test_temperatures_without_optimum_are_clamped_with_a_warning(target, clamped):
     logits, _ = sample()
     extreme = logits.argmax(-1) if target == "right" else logits.argmin(-1)
-    with pytest.warns(UserWarning, match="clamped"):
+    with pytest.warns(UserWarning, match="clamped") as told:
         calibrator = C.TemperatureScaling().fit(logits, extreme)
+    assert told[0].filename == __file__
     assert float(calibrator.temperature) == pytest.approx(clamped)
+
+
+@pytest.mark.parametrize("margin", [20.0, 3000.0])
+def test_a_network_that_is_certain_and_right_has_the_least_temperature(margin):
+    target = torch.arange(12) % 3
+    # One row of equal logits has no say.
+    logits = margin * torch.eye(3)[target] * (torch.arange(12) > 0).unsqueeze(1)
+    with pytest.warns(UserWarning, match="clamped to 0.05"):
+        calibrator = C.TemperatureScaling().fit(logits, target)
+    assert float(calibrator.temperature) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("options", [{"minimum": "a"}, {"minimum": None}, {"minimum": 2.0, "maximum": 2.0}])
+def test_bounds_that_are_no_numbers_in_order_are_refused(options):
+    with pytest.raises(ValueError, match="^TemperatureScaling: m.*imum=.* came; give a number above"):
+        C.TemperatureScaling(**options)
 
 
 def test_equal_logits_leave_the_temperature_at_one():
@@ -90,6 +107,14 @@ def test_huge_logits_are_finite():
     calibrator = C.TemperatureScaling(maximum=1e6).fit(1e4 * logits, target)
     assert torch.isfinite(calibrator(1e4 * logits)).all()
     assert calibrator.temperature > 1e4
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e12])
+def test_vector_scaling_follows_the_scale_of_the_logits(factor):
+    logits, target = sample(200, dtype=torch.float64)
+    expected = C.VectorScaling().fit(logits, target)(logits).softmax(-1)
+    found = C.VectorScaling().fit(factor * logits, target)(factor * logits).softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.1])
@@ -134,6 +159,21 @@ def test_an_affine_distortion_is_recovered():
     # 12 parameters on 20 000 samples: a mean divergence of about 12 / (2 * 20000).
     divergence = F.kl_div(logits.log_softmax(-1), clean.log_softmax(-1), log_target=True, reduction="batchmean")
     assert float(divergence) < 1e-3
+
+
+@pytest.mark.parametrize("kind", [C.VectorScaling, C.MatrixScaling, C.DirichletCalibration])
+def test_a_class_without_rows_is_told(kind):
+    logits, target = sample(100, dtype=torch.float64)
+    message = f"^{kind.__name__}: no row is of class 1, 3, so that nothing but a penalty"
+    with pytest.warns(UserWarning, match=message) as told:
+        kind().fit(logits, target // 2 * 2)
+    assert told[0].filename == __file__
+
+
+def test_separable_classes_have_no_vector_scaling():
+    target = torch.arange(40) % 4
+    with pytest.warns(UserWarning, match="VectorScaling: .* short of its optimum; data whose classes can be separated"):
+        C.VectorScaling().fit(3 * torch.eye(4)[target] + torch.rand(40, 4), target)
 
 
 def test_data_without_an_optimum_warn():

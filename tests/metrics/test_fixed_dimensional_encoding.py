@@ -53,6 +53,11 @@ def test_projection_and_sketch_keep_the_products_on_average():
     assert products(projection=5).shape == (8, 20)
 
 
+def test_half_a_plane_is_refused():
+    with pytest.raises(ValueError, match="^fixed_dimensional_encoding: planes=2.5 came; give a whole number"):
+        FixedDimensionalEncoding(4, planes=2.5)
+
+
 def test_another_width_is_refused():
     with pytest.raises(
         ValueError, match="^fixed_dimensional_encoding: tokens of 8 dimensions came for an encoding of 4;"

@@ -90,8 +90,9 @@ def test_two_processes_audit_all_samples():
             torch.tensor([5, 5]),
             r"the groups \[5\] hold members and others",
         ),
+        (torch.zeros(2), torch.tensor([1, -1]), None, "members holds values other than 0 and 1"),
     ],
-    ids=["nan", "shape", "mixed"],
+    ids=["nan", "shape", "mixed", "marks"],
 )
 def test_what_can_not_be_ranked_is_refused(scores, members, groups, words):
     with pytest.raises(ValueError, match=words):

@@ -46,6 +46,12 @@ def test_means_from_the_definition():
     compared(zlib_score(logps, texts, MASK), [row.mean() / n for row, n in zip(rows(logps), sizes, strict=True)])
 
 
+def test_a_share_is_counted_as_it_is_written():
+    logps = -torch.arange(900, dtype=torch.float64).unsqueeze(0)
+    # In float32 0.13 of 900 is 116.99999.
+    assert min_k_score(logps, share=0.13).item() == -(899 + 783) / 2
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
 def test_lowest_tokens_from_the_definition(share):
     given, log_p, _ = record()

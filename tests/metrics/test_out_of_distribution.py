@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lightning_losses.metrics import OutOfDistributionDetection, out_of_distribution_detection
+from lightning_losses.metrics import MembershipInference, OutOfDistributionDetection, out_of_distribution_detection
 from tests.distributed.processes import in_group, run_on_processes
 
 
@@ -41,6 +41,16 @@ def test_values_are_those_of_sklearn_and_of_every_threshold_tried():
     # The two conventions differ, and the order of the scores alone counts.
     assert found.fpr95_id_positive != found.fpr95_ood_positive
     assert out_of_distribution_detection(scores.exp(), is_ood) == found
+
+
+@pytest.mark.parametrize("metric", [OutOfDistributionDetection, MembershipInference])
+def test_what_is_kept_is_not_what_the_caller_goes_on_changing(metric):
+    scores, marks = sample()
+    kept, expected = metric(), metric()
+    expected.update(scores.clone(), marks.clone())
+    kept.update(scores, marks)
+    scores.neg_(), marks.logical_not_()
+    assert kept.compute() == expected.compute()
 
 
 def test_a_score_that_tells_nothing_and_one_that_tells_all():

@@ -49,6 +49,10 @@ def test_intervals():
     intervals = torch.tensor([[0.0, 1.0], [2.0, 6.0], [-torch.inf, torch.inf]])
     assert interval_coverage(intervals, torch.tensor([1.0, 1.0, 5.0])).item() == pytest.approx(2 / 3)
     assert interval_width(intervals[:2]).item() == 2.5
+    for place in range(3):
+        numbers = torch.tensor([0.0, 1.0, 0.5])
+        numbers[place] = torch.nan
+        assert interval_coverage(numbers[:2].unsqueeze(0), numbers[2:]).isnan()
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,13 @@ def test_each_class_of_a_group_counts_the_same():
         (lambda: shot_groups(3), "shot_groups: class_counts=3.0 came; give a number of at least 0 for each class."),
         (lambda: shot_groups([3, 1], many=10, few=20),
          "shot_groups: few=20 came with many=10; give a number of few that is at most many."),
+        (lambda: shot_accuracy(torch.tensor(0), torch.tensor([0, 1]), [3, 1]),
+         "shot_accuracy: predictions of shape [] came with a target of shape [2]; give a class of each sample for "
+         "both."),
         (lambda: shot_accuracy(torch.tensor([0]), torch.tensor([2]), [3, 1]),
          "subgroup_accuracy: group 2 came with num_groups=2; give 0 to 1."),
     ],
-    ids=["negative", "number", "limits", "class"],
+    ids=["negative", "number", "limits", "shapes", "class"],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(attempt, told):
     with pytest.raises(ValueError) as raised:

@@ -59,9 +59,15 @@ def test_probit_makes_a_line_of_shifted_quantiles():
          "accuracy_curve: 2 models came for degree 2; give at least 3."),
         (lambda: accuracy_curve(torch.rand(2), torch.rand(3)),
          "accuracy_curve: accuracies of shape [2] and [3] came; give two of [models]."),
+        (lambda: balanced_accuracy(TARGET[:1], TARGET, 3),
+         "balanced_accuracy: predictions of shape [1] came with a target of shape [40]; give a class of each sample "
+         "for both."),
+        (lambda: SubgroupAccuracy(3).update(LOGITS, TARGET[:1], GROUP),
+         "SubgroupAccuracy: predictions of shape [40] came with a target of shape [1]; give a class of each sample for "
+         "both."),
         (lambda: SubgroupAccuracy(0), "SubgroupAccuracy: num_groups=0 came; give a whole number of at least 1."),
     ],
-    ids=["shapes", "range", "few", "lengths", "none"],
+    ids=["shapes", "range", "few", "lengths", "one prediction", "one target", "none"],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(attempt, told):
     with pytest.raises(ValueError) as raised:

@@ -65,7 +65,7 @@ MISTAKES = [
     *of(
         "losses/confidence/focal_adaptive.py",
         f"{CONFIDENCE}/test_focal_adaptive.py",
-        (".exp() < self.threshold, low, high)", ".exp() < self.threshold, high, low)"),
+        (".exp() < self.threshold, low)", ".exp() >= self.threshold, low)"),
         ("for _ in range(200):", "for _ in range(2):"),
     ),
     *of(

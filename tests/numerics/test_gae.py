@@ -114,5 +114,12 @@ def test_what_does_not_fit_is_refused():
         gae(torch.zeros(4, 5), torch.zeros(4, 5), masked="drop")
     with pytest.raises(ValueError, match=r"^kl_shaped_reward: scores of shape \[3\] came"):
         kl_shaped_reward(torch.zeros(3), torch.zeros(4, 5))
+    for options in ({"gamma": 1.5}, {"lam": -0.1}, {"gamma": float("nan")}):
+        with pytest.raises(ValueError, match=f"^gae: {next(iter(options))}=.* came; give a number at least 0"):
+            gae(torch.zeros(4, 5), torch.zeros(4, 5), **options)
+    with pytest.raises(ValueError, match="^kl_shaped_reward: kl_coef=-1.0 came; give a number at least 0"):
+        kl_shaped_reward(torch.zeros(4), torch.zeros(4, 5), kl_coef=-1.0)
+    with pytest.raises(ValueError, match="^kl_shaped_reward: a clip from 1.0 to 0.0 came; give the lower number first"):
+        kl_shaped_reward(torch.zeros(4), torch.zeros(4, 5), score_clip=(1.0, 0.0))
     with pytest.raises(ValueError, match="^kl_shaped_reward: infinite rewards came"):
         kl_shaped_reward(torch.full((4,), torch.inf), torch.zeros(4, 5))

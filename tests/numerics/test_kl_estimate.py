@@ -74,6 +74,21 @@ def test_clamps_hold_the_value_and_cut_the_gradient():
     torch.testing.assert_close(slope, torch.tensor([0.0, 0.0, 1 - math.e], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened(dtype):
+    logps, reference = torch.tensor([-1.0, -20.0]).to(dtype), torch.tensor([-1.02, -1.0]).to(dtype)
+    exact = kl_estimate(logps.double(), reference.double())
+    torch.testing.assert_close(kl_estimate(logps, reference), exact.float(), rtol=1e-3, atol=0)
+
+
+def test_other_shapes_are_not_broadcast():
+    with pytest.raises(ValueError) as caught:
+        kl_estimate(torch.zeros(3), torch.zeros(3, 1))
+    assert str(caught.value) == (
+        "kl_estimate: ref_logps of shape [3, 1] came with logps of shape [3]; give both of the same tokens."
+    )
+
+
 def test_an_unknown_estimate_is_refused():
     with pytest.raises(ValueError, match="^kl_estimate: estimator='k4' came; choose one of 'k1'"):
         kl_estimate(torch.zeros(1), torch.zeros(1), "k4")

@@ -64,6 +64,11 @@ def test_equal_returns_one_token_and_none_are_0():
     assert bool((reinforce_pp_baseline_advantage(torch.ones(4), torch.ones(4, 2), group_size=2) == 0).all())
 
 
+def test_a_discount_above_1_is_refused():
+    with pytest.raises(ValueError, match="^reinforce_pp_advantage: gamma=1.1 came; give a number at least 0"):
+        reinforce_pp_advantage(torch.zeros(2, 3), gamma=1.1)
+
+
 def test_masks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"^reinforce_pp_baseline_advantage: completion_mask of shape \[2\] came"):
         reinforce_pp_baseline_advantage(torch.zeros(2), torch.zeros(2), group_size=2)

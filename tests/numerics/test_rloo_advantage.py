@@ -63,6 +63,11 @@ def test_infinite_rewards_are_refused_or_clipped():
     assert rloo_advantage(rewards, group_size=2, reward_clip=(-1.0, 1.0)).tolist() == [1.0, -1.0]
 
 
+def test_a_clip_that_falls_is_refused():
+    with pytest.raises(ValueError, match="^rloo_advantage: a clip from 1 to -1 came; give the lower number first"):
+        rloo_advantage(torch.arange(4.0), group_size=2, reward_clip=(1, -1))
+
+
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"^rloo_advantage: rewards of shape \[2, 1\] came"):
         rloo_advantage(torch.zeros(2, 1), group_size=2)

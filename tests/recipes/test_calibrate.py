@@ -1,6 +1,7 @@
 """The calibrate recipe: files and checkpoints in; a calibrator, a table and pictures out."""
 
 import json
+from typing import get_type_hints
 
 import numpy as np
 import pyarrow.parquet
@@ -12,9 +13,10 @@ from safetensors.torch import save_file
 from lightning_losses.calibrators import APS, LAC, RAPS, Calibrator, ConformalSets, TemperatureScaling
 from lightning_losses.experiments.config.check_config import check_config
 from lightning_losses.experiments.config.settings import CalibrateSettings
-from lightning_losses.experiments.kinds.calibration import LogitCalibration
-from lightning_losses.experiments.kinds.logits_file import read_file, read_logits
+from lightning_losses.experiments.kinds.calibration import LogitCalibration, _with_targets
+from lightning_losses.experiments.kinds.logits_file import Labelled, read_file, read_logits
 from lightning_losses.experiments.kinds.logits_source import (
+    Split,
     check_checkpoint,
     checkpoint_split,
     file_split,
@@ -69,6 +71,31 @@ def test_a_header_names_the_targets_column(tmp_path):
     logits, target = read_logits(tmp_path / "a.csv")
     assert logits.tolist() == [[1.5, 0.5], [0.5, 2.5]]
     assert target.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("header", ["logit_0,logit_1,target\n", "a,b,target\n", ""])
+def test_a_mark_of_the_encoding_is_no_part_of_the_first_column(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"\ufeff{header}1.5,0.5,1\n0.5,2.5,0\n", encoding="utf-8")
+    logits, target = read_logits(tmp_path / "a.csv")
+    assert logits.tolist() == [[1.5, 0.5], [0.5, 2.5]]
+    assert target.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("header", [",a,b,target", "Unnamed: 0,a,b,y", "__index_level_0__,a,b,y", "a,a,b,y"])
+def test_an_index_or_a_column_that_comes_twice_is_no_class(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header}\n0,1.5,0.5,1\n1,0.5,2.5,0\n")
+    with pytest.raises(ValueError, match=r"columns \['.*'\] came, with no name, an index's or twice the same"):
+        read_logits(tmp_path / "a.csv")
+    if header.startswith(","):
+        (tmp_path / "a.csv").write_text(",logit_0,logit_1,y\n0,1.5,0.5,1\n")
+        assert read_logits(tmp_path / "a.csv").logits.tolist() == [[1.5, 0.5]]
+
+
+def test_arrays_in_another_order_of_bytes_are_read(tmp_path, labelled):
+    logits, target = labelled
+    np.savez(tmp_path / "a.npz", logits=logits.numpy().astype(">f4"), target=target.numpy().astype(">i8"))
+    read = read_logits(tmp_path / "a.npz")
+    assert torch.equal(read.logits, logits) and torch.equal(read.target, target)
 
 
 def test_it_leaves_a_calibrator_a_table_and_pictures(tmp_path, labelled):
@@ -159,6 +186,9 @@ def test_pickled_arrays_are_refused(tmp_path):
         ({"logits": torch.zeros(3, 2)}, r"has logits \[3, 2\]; looked for"),
         ({"logits": torch.zeros(3, 2), "target": torch.zeros(2)}, r"\[3, 2\]"),
         ({"logits": torch.zeros(3, 2, dtype=torch.long), "target": torch.zeros(3)}, "int64"),
+        ({"logits": torch.zeros(3), "target": torch.zeros(3)}, "give .* of a score z the logits 0 and z"),
+        ({"logits": torch.zeros(3), "target": torch.zeros(3, 2)}, r"logits \[3\] of torch.float32 and target \[3, 2\]"),
+        ({"probs": torch.zeros(3, 1), "target": torch.zeros(3)}, r"probs \[3, 1\], fewer than two"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, message):
@@ -200,6 +230,33 @@ def test_probabilities_called_logits_and_logits_called_probabilities_are_refused
             read_logits(tmp_path / "a.safetensors")
 
 
+def test_rounded_probabilities_are_told_from_logits(tmp_path, labelled):
+    probabilities, target = labelled[0].softmax(-1), labelled[1]
+    for rounded in ((100 * probabilities).round() / 100, probabilities.bfloat16()):
+        save_file({"logits": rounded, "y": target}, tmp_path / "a.safetensors")
+        with pytest.raises(ValueError, match="call them probs"):
+            read_logits(tmp_path / "a.safetensors")
+    # In float16 no probability below 6e-8 is above 0; the logarithms of the others are float32's.
+    for dtype in (torch.float16, torch.bfloat16):
+        save_file({"probs": probabilities.to(dtype), "y": target}, tmp_path / "a.safetensors")
+        read = read_logits(tmp_path / "a.safetensors").logits
+        shown = probabilities.to(dtype) > 0
+        torch.testing.assert_close(read[shown], probabilities.to(dtype).float().log()[shown], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("calibrator", [TemperatureScaling(), LAC()])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_rows_without_a_softmax_are_refused_and_may_be_ignored(labelled, calibrator, value):
+    logits, target = labelled
+    odd = logits.clone()
+    odd[2] = value
+    part = Labelled(odd, target)
+    with pytest.raises(ValueError, match="1 of 300 rows of logits hold NaN.*; leave them out, or .* target -100"):
+        _with_targets(calibrator, Split(Labelled(logits, target), part, "demo"))
+    part.target[2] = -100
+    assert len(_with_targets(calibrator, Split(part, part, "demo")).test.target) == 299
+
+
 def test_files_of_other_classes_are_refused(tmp_path):
     for name, classes in (("a", 2), ("b", 3)):
         save_file({"logits": torch.zeros(4, classes), "target": torch.zeros(4)}, tmp_path / f"{name}.safetensors")
@@ -221,6 +278,11 @@ def test_one_source_must_be_given(tmp_path):
     for overrides in ([], ["logits=a.npz", "checkpoint=b.ckpt"]):
         with pytest.raises(ValueError, match="give one of logits"):
             calibrated(tmp_path, *overrides)
+
+
+def test_one_resample_is_refused_before_anything_is_fitted():
+    (allowed,) = get_type_hints(CalibrateSettings, include_extras=True)["resamples"].__metadata__
+    assert [allowed.holds(number) for number in (1, 2)] == [False, True]
 
 
 def test_a_split_that_leaves_nothing_is_refused(tmp_path, labelled):

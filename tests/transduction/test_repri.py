@@ -53,6 +53,15 @@ def test_terms_vanish_where_they_should_and_ignored_pixels_count_for_nothing():
         torch.testing.assert_close(one, other)
 
 
+def test_autocast_rounds_no_terms():
+    support, mask, query, _ = task()
+    prototype = Prototype(torch.linspace(-1, 1, 8).repeat(2, 1), torch.zeros(2))
+    given = support, mask, query, torch.ones(2, 1, 8, 8), torch.full((2, 2), 0.5)
+    expected = repri_terms(prototype, *given)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(repri_terms(prototype, *given), expected, rtol=0, atol=0)
+
+
 def test_it_takes_masks_of_another_size_in_inference_mode_and_changes_nothing():
     support, mask, query, _ = task()
     larger = mask.repeat_interleave(3, dim=-1).repeat_interleave(3, dim=-2)

@@ -11,7 +11,7 @@ from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationL
 from lightning_losses.callbacks.records.figures import publish, publish_table
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins, reliability
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 
 
@@ -51,7 +51,7 @@ class CalibrationMonitor(Callback):
         ignore_index: int | None = None,
     ) -> None:
         check_bins("CalibrationMonitor", num_bins)
-        check_number("CalibrationMonitor", "every_n_epochs", every_n_epochs, least=0)
+        check_count("CalibrationMonitor", "every_n_epochs", every_n_epochs, zero="for no diagram")
         self.num_bins = num_bins
         self.every_n_epochs = every_n_epochs
         self.folder = None if folder is None else Path(folder)

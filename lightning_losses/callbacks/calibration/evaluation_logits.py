@@ -103,7 +103,8 @@ class EvaluationLogits:
                 "[batch, C] of at least two classes and class indices [batch]; further dimensions, such as those of "
                 "tokens, come before the classes."
             )
-        return Evaluated(logits.flatten(0, target.ndim - 1).cpu(), target.reshape(-1).cpu())
+        # A copy: a step may write its next logits where these are.
+        return Evaluated(logits.flatten(0, target.ndim - 1).to("cpu", copy=True), target.reshape(-1).cpu())
 
     def gather(self, trainer: L.Trainer, loaders: Any) -> dict[int, Evaluated]:
         """The rows of every sample, once, by data loader; equal on all processes. What was collected is then dropped.

@@ -25,6 +25,7 @@ from lightning_losses.environment.lightning_internals import load_validation
 from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.metrics import PredictionSetMetrics, calibration_summary
 from lightning_losses.metrics.bins import check_bins
+from lightning_losses.metrics.predictions import checked_predictions
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.parallel.sharding import is_sharded, load_weights, refuse_flat_parameters
 from lightning_losses.plots.coverage_against_alpha import coverage_against_alpha
@@ -221,7 +222,9 @@ class PostHocCalibration(Callback):
         if self.calibrator.fitted:
             arguments = (batch, batch_idx, dataloader_idx)[: 2 if len(loaders_of(trainer.test_dataloaders)) == 1 else 3]
             views = self.calibrator.views
-            outputs = with_views("PostHocCalibration", pl_module, outputs, arguments, views)
+            # In the precision in which the step predicted the samples themselves.
+            with trainer.precision_plugin.forward_context():
+                outputs = with_views("PostHocCalibration", pl_module, outputs, arguments, views)
             self._collected.add(pl_module, outputs, dataloader_idx, step="test_step")
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -278,6 +281,8 @@ class PostHocCalibration(Callback):
         target: torch.Tensor,
     ) -> None:
         """Log how often sets hold the class and how large they are, and draw both against alpha."""
+        # Rows of NaN would have every class in their sets, and be covered.
+        logits, target, *_ = checked_predictions("PostHocCalibration", logits, target, inputs="logits")
         sets = calibrator(logits, uniforms=calibrator.uniforms_of(len(target)))
         metric = PredictionSetMetrics(sets.shape[-1], calibrator.alpha, sync_on_compute=False)
         metric.update(sets, target)

@@ -57,7 +57,7 @@ class CalibrateSettings:
     fit_fraction: Annotated[float, Bound(above=0, below=1)]
     checkpoint: str | None
     num_bins: Count
-    resamples: int
+    resamples: Annotated[int, Bound(least=2)]
     level: Annotated[float, Bound(above=0, below=1)]
     seed: Seed
     threads: Threads | None

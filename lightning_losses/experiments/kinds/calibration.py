@@ -170,7 +170,15 @@ def _with_target(calibrator: Calibrator | ConformalSets, part: Labelled) -> Labe
             f"calibrate: {len(kept)} rows came, none with a target but {calibrator.ignore_index}, which is ignored; "
             "give some with class indices to fit on, and some to evaluate."
         )
-    return Labelled(part.logits[kept], part.target[kept])
+    logits = part.logits[kept]
+    # They have no softmax, and every class would be in their conformal sets.
+    wrong = int((~logits.logsumexp(dim=-1).isfinite()).reshape(len(logits), -1).any(dim=1).sum())
+    if wrong:
+        raise ValueError(
+            f"calibrate: {wrong} of {len(logits)} rows of logits hold NaN, +inf or nothing but -inf; leave them out, "
+            f"or give them the target {calibrator.ignore_index}, which is ignored."
+        )
+    return Labelled(logits, part.target[kept])
 
 
 class LogitCalibration(Experiment):

@@ -13,11 +13,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lightning_losses.metrics.predictions import SUM_TOLERANCE
+from lightning_losses.numerics.probabilities import full_precision
+
 LOGITS = ("logits",)
 PROBABILITIES = ("probs", "probabilities")
 TARGET = ("target", "targets", "labels", "label", "y")
 # numpy.savez's names for arrays without names.
 _BY_PLACE = ("arr_0", "arr_1")
+# How far from 1 probabilities may add up that were rounded to two digits; logits hardly ever come so near in each row.
+_ROUNDED = 0.05
+# What pandas calls an index among columns, if it calls it anything.
+_INDEX = ("Unnamed: ", "__index_level_")
 _LOOKED_FOR = (
     f"looked for {', '.join(LOGITS)} or {', '.join(PROBABILITIES)} [N, C], and for one of {', '.join(TARGET)} [N]"
 )
@@ -92,32 +99,46 @@ def read_file(path: Path) -> LogitsFile:
 
 def _labelled(path: Path, scores: str, values: Any, target: str, classes: Any) -> Labelled:
     try:
-        logits, labels = torch.as_tensor(values), torch.as_tensor(classes)
+        logits, labels = torch.as_tensor(_native(values)), torch.as_tensor(_native(classes))
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"calibrate: {path} holds values that are not numbers: {str(error).splitlines()[0]}") from None
+    if labels.ndim == 1 and logits.ndim > 0 and (logits.ndim == 1 or logits.shape[-1] < 2):
+        raise ValueError(
+            f"calibrate: {path} holds {scores} {list(logits.shape)}, fewer than two for each sample; give [N, C], of a "
+            "score z the logits 0 and z, and of a probability p both 1 - p and p."
+        )
     if logits.ndim not in (2, 3) or labels.shape != logits.shape[:1] or not logits.is_floating_point():
         raise ValueError(
             f"calibrate: {path} holds {scores} {list(logits.shape)} of {logits.dtype} and {target} "
             f"{list(labels.shape)}; give floating-point [N, C] (or, with views, [N, 1 + V, C]) and [N]."
         )
-    whole = labels.long()
+    logits, whole = full_precision(logits), labels.long()
     if not torch.equal(whole.to(labels.dtype), labels):
         raise ValueError(f"calibrate: {path} holds values in {target} that are not class indices.")
-    distributions = bool((logits >= 0).all() and (logits.sum(dim=-1) - 1).abs().max() < 1e-3) if len(logits) else False
+    if len(logits) == 0:
+        return Labelled(logits, whole)
+    low, high = (float(end) for end in torch.aminmax(logits))
+    apart = float((logits.sum(dim=-1) - 1).abs().max())
     if scores in PROBABILITIES:
-        if not distributions:
+        if not (low >= 0 and apart <= SUM_TOLERANCE):
             raise ValueError(
-                f"calibrate: {path} holds rows in {scores} that are not distributions over classes; give numbers of at "
-                "least 0 with a sum of 1, or call them logits."
+                f"calibrate: {path} holds rows in {scores} that are not distributions over classes: numbers from "
+                f"{low:g} to {high:g}, whose sums differ from 1 by up to {apart:.2g}; give numbers of at least 0 with "
+                "a sum of 1, not rounded to a few digits, or call unnormalised scores logits."
             )
         # Probabilities that were rounded to 0 become the smallest positive number.
         logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
-    elif distributions and len(logits) > 1:
+    elif low >= 0 and apart <= _ROUNDED and len(logits) > 1:
         raise ValueError(
-            f"calibrate: {path} holds probabilities in {scores}, since each row has the sum 1; call them "
+            f"calibrate: {path} holds probabilities in {scores}, since each row adds up to 1; call them "
             f"{PROBABILITIES[0]}."
         )
     return Labelled(logits, whole)
+
+
+def _native(values: Any) -> Any:
+    """An array in this machine's order of bytes, the only one that torch takes; anything else as it is."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False) if isinstance(values, np.ndarray) else values
 
 
 def _first(names: Iterable[str], arrays: dict[str, Any]) -> str | None:
@@ -138,7 +159,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _read_csv(path: Path) -> dict[str, Any]:
-    with path.open(newline="") as stream:
+    # Spreadsheets begin such a file with a mark, which would be a part of the first name.
+    with path.open(newline="", encoding="utf-8-sig") as stream:
         first = next(csv.reader(stream), [])
     header = [name.strip() for name in first]
     try:
@@ -149,7 +171,8 @@ def _read_csv(path: Path) -> dict[str, Any]:
     if _first(TARGET, dict.fromkeys(names)) is None:
         raise ValueError(f"its header {names} has none of {', '.join(TARGET)}")
     wanted = _columns(names)
-    table = np.loadtxt(path, delimiter=",", skiprows=skip, ndmin=2, usecols=[names.index(name) for name in wanted])
+    places = [names.index(name) for name in wanted]
+    table = np.loadtxt(path, delimiter=",", skiprows=skip, ndmin=2, usecols=places, encoding="utf-8-sig")
     return _arrays({name: table[:, place] for place, name in enumerate(wanted)})
 
 
@@ -173,7 +196,13 @@ def _columns(names: list[str]) -> list[str]:
         (chosen for start in ("logit", "prob") if (chosen := [name for name in others if name.startswith(start)])),
         others,
     )
-    return [*scores, *(name for name in names if name in TARGET)]
+    chosen = [*scores, *(name for name in names if name in TARGET)]
+    if odd := [name for name in chosen if not name or name.startswith(_INDEX) or chosen.count(name) > 1]:
+        raise ValueError(
+            f"columns {odd} came, with no name, an index's or twice the same; name each class and the target, and "
+            "leave other columns out, such as by to_csv(index=False)"
+        )
+    return chosen
 
 
 def _arrays(columns: dict[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,9 @@ class AdaFocal(CrossEntropyFunction):
         gaps = confidence.double() - correct.to(confidence.device, torch.float64)
         sums = torch.zeros_like(self.gammas, dtype=torch.float64).index_add_(0, bins, gaps)
         gap = sums / torch.bincount(bins, minlength=self.num_bins).clamp(min=1)
-        self.edges = edges
+        with torch.inference_mode(False):
+            # An inference tensor could not be loaded into later.
+            self.edges = edges.clone()
         self.gammas.copy_(
             next_gammas(self.gammas.double(), gap, rate=self.rate, switch=self.switch, least=self.least, most=self.most)
         )

@@ -60,7 +60,9 @@ class FocalAdaptive(CrossEntropyFunction):
     def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         low, high = self.gammas
-        gamma = torch.where((-cross_entropy.detach()).exp() < self.threshold, low, high)
+        constant = cross_entropy.detach()
+        # In the precision of the values: two plain numbers would be rounded to float32.
+        gamma = torch.full_like(constant, high).masked_fill((-constant).exp() < self.threshold, low)
         return focal_weight(-cross_entropy, gamma) * cross_entropy
 
 

@@ -59,7 +59,9 @@ class CRPSEnsemble(RegressionLoss):
         own = ensemble.detach().contiguous()
         # How many members lie below each one, less those above it: what its own place adds to the sum of distances.
         surplus = torch.searchsorted(ordered, own) + torch.searchsorted(ordered, own, right=True) - own.shape[-1]
-        spread = (surplus.to(ensemble.dtype) * ensemble).sum(dim=-1) / pairs
+        # The surpluses add up to 0; around a member, numbers far from 0 keep their digits.
+        centred = ensemble - ordered[..., own.shape[-1] // 2].unsqueeze(-1)
+        spread = (surplus.to(ensemble.dtype) * centred).sum(dim=-1) / pairs
         return reduce((ensemble - target.unsqueeze(-1)).abs().mean(dim=-1) - spread, self.reduction)
 
 

@@ -66,14 +66,22 @@ class EvidentialRegression(RegressionLoss):
         for name, values, least in (("ν", nu, 0), ("α", alpha, 1), ("β", beta, 0)):
             refuse_where(values <= least, self._identifier, f"evidential's {name}", values, f"above {least}")
         omega = 2 * beta * (1 + nu)
+        # So taken apart, no terms in α cancel.
         nll = (
-            0.5 * (math.log(math.pi) - nu.log())
-            - alpha * omega.log()
-            + (alpha + 0.5) * torch.log(nu * (target - gamma).square() + omega)
-            + torch.lgamma(alpha)
-            - torch.lgamma(alpha + 0.5)
+            0.5 * (math.log(math.pi) - nu.log() + omega.log())
+            + (alpha + 0.5) * torch.log1p(nu * (target - gamma).square() / omega)
+            + _log_gamma_ratio(alpha)
         )
         return reduce(nll + self.coefficient * (target - gamma).abs() * (2 * nu + alpha), self.reduction)
+
+
+def _log_gamma_ratio(alpha: Float[Tensor, "*values"]) -> Float[Tensor, "*values"]:
+    """``log Γ(α) - log Γ(α + ½)`` for α of at least 1; of a large one by the series that it approaches."""
+    large = alpha > (32 if alpha.dtype == torch.float64 else 8)
+    small, inverse = torch.where(large, 1.0, alpha), torch.where(large, alpha, 1.0).reciprocal()
+    square = inverse.square()
+    series = 0.5 * inverse.log() + inverse * (1 / 8 - square * (1 / 192 - square * (1 / 640 - square * (17 / 14336))))
+    return torch.where(large, series, torch.lgamma(small) - torch.lgamma(small + 0.5))
 
 
 class EvidentialUncertainty(NamedTuple):

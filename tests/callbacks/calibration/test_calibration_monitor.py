@@ -3,6 +3,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor
+from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationLogits
 from lightning_losses.metrics import calibration_summary
 from tests.callbacks.calibrated import Data, Overconfident, data, on_processes, trainer
 
@@ -78,7 +79,14 @@ def test_what_it_can_not_measure_is_refused_before_the_first_step(tmp_path, outp
     assert fitter.global_step == 0
 
 
-@pytest.mark.parametrize("options", [{"num_bins": 0}, {"every_n_epochs": -1}])
+def test_what_a_step_writes_over_is_kept():
+    collected, module, written = EvaluationLogits("demo"), Overconfident(), torch.empty(2, 3)
+    for number in range(3):
+        collected.add(module, {"logits": written.fill_(number), "target": torch.tensor([0, 1])})
+    assert collected.gather(None, None)[0].logits[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("options", [{"num_bins": 0}, {"every_n_epochs": -1}, {"every_n_epochs": 1.5}])
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=f"CalibrationMonitor: {next(iter(options))}"):
         CalibrationMonitor(**options)

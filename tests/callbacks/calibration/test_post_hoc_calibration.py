@@ -46,6 +46,13 @@ def test_without_a_best_checkpoint_it_fits_the_last_weights(tmp_path):
     assert torch.equal(loaded.scale, callback.calibrator.scale)
 
 
+def test_rows_of_nan_are_not_taken_for_covered():
+    fitted, rows = APS(alpha=0.2).fit(*data("val")), torch.zeros(3, 4)
+    rows[1] = torch.nan
+    with pytest.raises(ValueError, match="^PostHocCalibration: predictions hold NaN"):
+        PostHocCalibration(APS)._report_sets(None, None, fitted, "test/conformal", rows, torch.arange(3))
+
+
 def test_it_fits_the_best_checkpoint_and_leaves_the_last_weights(tmp_path):
     best = ModelCheckpoint(tmp_path / "kept", "best", monitor="val/loss")
     callback, module = PostHocCalibration(), Overconfident()

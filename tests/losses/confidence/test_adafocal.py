@@ -118,6 +118,14 @@ def test_underconfident_bins_end_in_inverse_focal_loss_which_raises_confidence_m
     assert pull[0] < pull[1] < 0
 
 
+def test_edges_renewed_in_inference_mode_can_be_loaded_into():
+    loss, fresh = AdaFocal(num_bins=3), AdaFocal(num_bins=3)
+    with torch.inference_mode():
+        loss.renew(torch.rand(10), torch.ones(10))
+    loss.load_state_dict(fresh.state_dict())
+    assert torch.equal(loss.edges, fresh.edges) and torch.equal(loss.gammas, fresh.gammas)
+
+
 @pytest.mark.parametrize(
     "options", [{"gamma": 0}, {"num_bins": 0}, {"rate": 0}, {"switch": 0}, {"least": 1.0}, {"most": 0.1}]
 )

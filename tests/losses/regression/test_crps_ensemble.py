@@ -23,6 +23,12 @@ def test_the_order_of_the_members_does_not_matter():
     torch.testing.assert_close(CRPSEnsemble()(ENSEMBLE.flip(-1), Y), CRPSEnsemble()(ENSEMBLE, Y))
 
 
+def test_numbers_far_from_0_keep_their_digits():
+    ensemble, y = (1e6 + ENSEMBLE).float(), (1e6 + Y).float()
+    expected = CRPSEnsemble(reduction="none")(ensemble.double(), y.double())
+    torch.testing.assert_close(CRPSEnsemble(reduction="none")(ensemble, y).double(), expected, rtol=1e-6, atol=0)
+
+
 def test_many_members_are_the_gaussian_that_they_are_drawn_from():
     levels = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     members = torch.distributions.Normal(torch.zeros(()).double(), torch.ones(()).double()).icdf(levels)

@@ -1,8 +1,9 @@
+import mpmath
 import pytest
 import torch
 
 from lightning_losses.losses import EvidentialRegression
-from lightning_losses.losses.regression.evidential_regression import evidential_uncertainty
+from lightning_losses.losses.regression.evidential_regression import _log_gamma_ratio, evidential_uncertainty
 
 EVIDENTIAL = torch.tensor([[0.5, 0.2, 1.5, 2.0], [-1.0, 3.0, 4.0, 0.1]], dtype=torch.float64)
 Y = torch.tensor([2.0, -1.0], dtype=torch.float64)
@@ -25,6 +26,26 @@ def test_the_likelihood_sees_the_scale_alone():
     loss = EvidentialRegression(0.0)
     torch.testing.assert_close(loss(other, Y), loss(EVIDENTIAL, Y))
     assert not torch.allclose(*(evidential_uncertainty(e).epistemic for e in (other, EVIDENTIAL)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_terms_of_much_evidence_do_not_cancel(dtype):
+    given = torch.tensor([1.01, 7.9, 8.1, 31.9, 32.1, 1e3, 1e6], dtype=dtype, requires_grad=True)
+    found = _log_gamma_ratio(given)
+    (gradient,) = torch.autograd.grad(found.sum(), given)
+    with mpmath.workdps(50):
+        alpha = [mpmath.mpf(a) for a in given.tolist()]
+        value = [float(mpmath.loggamma(a) - mpmath.loggamma(a + 0.5)) for a in alpha]
+        slope = [float(mpmath.psi(0, a) - mpmath.psi(0, a + 0.5)) for a in alpha]
+    torch.testing.assert_close(found, found.new_tensor(value), rtol=16 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(gradient, found.new_tensor(slope), rtol=256 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_much_evidence_is_the_same_in_float32():
+    evidential = torch.tensor([[0.5, 1.0, alpha, alpha] for alpha in (1e2, 1e4, 1e6)])
+    value = EvidentialRegression(0.0, reduction="none")(evidential, torch.ones(3))
+    exact = EvidentialRegression(0.0, reduction="none")(evidential.double(), torch.ones(3).double())
+    torch.testing.assert_close(value.double(), exact, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
