@@ -117,7 +117,7 @@ class CWL2(Attack):
     ) -> Nearest:
         variable = self._to_variable(clean).requires_grad_()
         optimizer = torch.optim.Adam([variable], lr=self.learning_rate)
-        nearest, cost = Nearest(clean, torch.full_like(weight, torch.inf)), weight.new_tensor(torch.inf)
+        nearest, cost = Nearest(clean, torch.full_like(weight, torch.inf)), weight.new_full((), torch.inf)
         for step in range(self.steps):
             attacked = self._from_variable(variable)
             inputs = attacked.detach().requires_grad_()
