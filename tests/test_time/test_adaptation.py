@@ -309,6 +309,29 @@ def test_a_stream_goes_on_from_a_state_without_pickle(method, tmp_path):
     assert torch.equal(torch.stack(first + rest), whole)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_in_hand_stays_as_the_stream_goes_on(method):
+    made = network()
+    with Adaptation(made, METHODS[method]) as run:
+        made(BATCHES[0])
+        state = run.state_dict()
+        rest = []
+        for _ in range(3):
+            rest.append(torch.stack([made(batch) for batch in BATCHES[1:3]]))
+            run.load_state_dict(state)
+    assert torch.equal(rest[0], rest[1]) and torch.equal(rest[0], rest[2])
+
+
+def test_a_state_loads_onto_another_device():
+    with Adaptation(nn.Linear(2, 3), RobustMeanTeacher()) as run:
+        run.network(torch.zeros(4, 2))
+        state = run.state_dict()
+    with Adaptation(nn.Linear(2, 3, device="meta"), RobustMeanTeacher()) as run:
+        run.load_state_dict(state)
+        kinds = {name: tensor.device.type for name, tensor in run.state.items()}
+    assert kinds == {"teacher.weight": "meta", "teacher.bias": "meta", "batches": "cpu"}
+
+
 def test_a_kept_state_is_what_resets_go_back_to():
     made = network()
     with Adaptation(made, Tent(lr=0.05)) as run:
