@@ -59,6 +59,9 @@ class DynamicEMA(DeclaredCallback):
         """Find the parameters, and hook into every optimizer's step."""
         refuse_hidden_gradients(self.name, trainer)
         self._parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
+        if trainer.global_step == 0:
+            # An earlier training's average is in its network's weights.
+            self.average = DynamicAverage(self.fallback)
         for optimizer in trainer.optimizers:
             self._handles.append(optimizer.register_step_post_hook(self._average))
 

@@ -102,6 +102,11 @@ class NumericsGuard(DeclaredCallback):
         """Refuse a place in the list where it would check too late, or replay with other random numbers."""
         refuse_place_after(trainer, self, Grokfast, OrthogonalGradient, SecondGradient)
         refuse_place_before(trainer, self, EpochSeed)
+        # An exception may have ended an earlier training within a step.
+        self._seen.clear()
+        self._done = True
+        if trainer.global_step == 0:
+            self.skipped = self._consecutive = self._saved = 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
