@@ -87,7 +87,10 @@ class WeightAligning(DeclaredCallback):
         """Align the head's weight after the last epoch, before its checkpoint is written."""
         ended = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
         ended = ended or trainer.global_step == trainer.max_steps
-        if ended or trainer.should_stop:
+        # A trainer that shall stop goes on until it has taken the least number of epochs and steps.
+        enough = trainer.current_epoch + 1 >= (trainer.min_epochs or 0)
+        enough = enough and trainer.global_step >= (trainer.min_steps or 0)
+        if ended or (trainer.should_stop and enough):
             self.on_train_end(trainer, pl_module)
 
     @torch.no_grad()
