@@ -146,6 +146,16 @@ def test_a_mean_teacher_begins_with_half_of_tents_gradient():
     torch.testing.assert_close(teacher, 0.75 * made[1].weight.detach() + 0.25 * both[1])
 
 
+def test_a_mean_teacher_moves_in_half_precision_too():
+    made = nn.Linear(2, 3, dtype=torch.bfloat16)
+    with Adaptation(made, RobustMeanTeacher(lr=0.01)) as run:
+        before = run.state["teacher.weight"].clone()
+        made(torch.ones(4, 2, dtype=torch.bfloat16))
+        moved = run.state["teacher.weight"] - before
+        torch.testing.assert_close(moved, 0.001 * (made.weight.float() - before), rtol=1e-2, atol=1e-7)
+    assert (moved != 0).all()
+
+
 def test_a_mean_teacher_replays_source_batches_in_turn():
     made, target = network(nn.GroupNorm), torch.arange(12) % 5
     moved = {}
