@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -217,6 +218,13 @@ def test_all_processes_leave_out_the_step_together(tmp_path):
         assert bool(torch.isfinite(tensor).all())
         if "running" not in name:  # each process has its own statistics
             assert torch.equal(tensor, other[name])
+
+
+def test_gradients_whose_squares_overflow_are_finite():
+    guard, module = NumericsGuard(gradients=True), nn.Linear(2, 1)
+    module.weight.grad, module.bias.grad = torch.full((1, 2), 1e25), torch.zeros(1)
+    guard.on_before_optimizer_step(SimpleNamespace(precision_plugin=None), module, None)
+    assert guard.skipped == 0
 
 
 def test_an_epoch_that_only_averages_statistics_has_no_gradients(tmp_path):
