@@ -93,7 +93,7 @@ class GradientAttack(Attack):
         if self.stop_when_fooled and is_sharded(network):
             raise ValueError(
                 f"{self.name}: stop_when_fooled came with a sharded network, whose processes must all call it as "
-                "often; leave it out."
+                "often; give stop_when_fooled=False."
             )
 
     def perturb(
