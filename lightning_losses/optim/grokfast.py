@@ -143,7 +143,17 @@ class GrokfastMA(Declared):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the windows."""
+        """Restore the windows.
+
+        Raises:
+            ValueError: more gradients than the window holds, of which those beyond it would never leave.
+        """
+        longest = max(map(len, state["window"].values()), default=0)
+        if longest > self.window_size:
+            raise ValueError(
+                f"{self.name}: a state of {longest} gradients came with window_size={self.window_size}; give "
+                f"window_size={longest} or more."
+            )
         self._window = {name: [held.clone() for held in window] for name, window in state["window"].items()}
         self._total = {name: _wide(total) for name, total in state["total"].items()}
         self._steps = dict(state["steps"])
