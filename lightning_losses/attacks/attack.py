@@ -92,7 +92,7 @@ class Attack(Declared):
         own = attacking(network, self.batch_norm) if isinstance(network, nn.Module) else nullcontext(network)
         with torch.inference_mode(False), torch.enable_grad(), own as victim:
             # Tensors of inference mode can't be part of a graph; their copies can.
-            # Labels of images often come as bytes, which don't index, and of which -100 is the 156th.
+            # Labels of images often come as bytes, which don't index, and where -100 is 156.
             given, labels = inputs.detach().clone(), target.long().clone()
             kept = labels != self.ignore_index
             wide = full_precision(given)

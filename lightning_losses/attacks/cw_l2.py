@@ -117,7 +117,7 @@ class CWL2(Attack):
     ) -> Nearest:
         variable = self._to_variable(clean).requires_grad_()
         optimizer = torch.optim.Adam([variable], lr=self.learning_rate)
-        # Half precision has no numbers as large as the weight, which so joins after the network's backward pass.
+        # Half precision has no numbers as large as the weight: it joins after the network's backward pass.
         most = weight.amax()
         shares = kept * weight / most
         nearest, cost = Nearest(clean, torch.full_like(weight, torch.inf)), weight.new_full((), torch.inf)
