@@ -17,7 +17,7 @@ from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import NonNegative, Seed, Share
 from lightning_losses.teachers.feature_taps import FeatureTap, stages
 from lightning_losses.test_time.adaptation import Adaptation, TestTimeMethod
-from lightning_losses.test_time.prototype_contrast import prepare_contrast, prototype_contrast
+from lightning_losses.test_time.prototype_contrast import PROJECTOR, prepare_contrast, prototype_contrast
 
 
 class RobustMeanTeacher(TestTimeMethod):
@@ -134,5 +134,4 @@ class RobustMeanTeacher(TestTimeMethod):
 
 def _of_network(run: Adaptation) -> dict[str, Tensor]:
     """The adapted parameters but those of the projector."""
-    own = dict(run.network.named_parameters())
-    return {name: parameter for name, parameter in run.adapted.items() if name in own}
+    return {name: parameter for name, parameter in run.adapted.items() if not name.startswith(PROJECTOR)}

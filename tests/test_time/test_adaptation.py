@@ -178,7 +178,7 @@ def test_a_mean_teacher_contrasts_features_with_the_sources_prototypes():
         outputs = [made[:3](inputs).mean(dim=(2, 3)) for inputs, _ in source]
         means = [torch.cat(outputs)[torch.cat([target, target]) == one].mean(dim=0) for one in range(5)]
         torch.testing.assert_close(run.fixed["prototypes"], torch.stack(means))
-        before = run.adapted["projector.0.weight"].detach().clone()
+        before = run.adapted[".projector.0.weight"].detach().clone()
         # By the formula, of views that are the samples themselves: 24 pairs of the same sample, and its prototype.
         features = made[:3](BATCHES[0])
         value = prototype_contrast(run, [features, features])
@@ -193,9 +193,19 @@ def test_a_mean_teacher_contrasts_features_with_the_sources_prototypes():
         expected = -(scores.log_softmax(dim=1).masked_fill(~positives, 0.0).sum(dim=1) / 2).mean()
         torch.testing.assert_close(value, expected)
         made(BATCHES[0])
-        assert not torch.equal(run.adapted["projector.0.weight"], before)
+        assert not torch.equal(run.adapted[".projector.0.weight"], before)
         run.reset()
-        assert torch.equal(run.adapted["projector.0.weight"], before)
+        assert torch.equal(run.adapted[".projector.0.weight"], before)
+
+
+def test_a_mean_teacher_leaves_a_networks_own_projector_alone():
+    own = nn.ModuleDict({"body": nn.Linear(2, 8), "projector": nn.Sequential(nn.Linear(8, 3))})
+    own.forward = lambda inputs: own["projector"](own["body"](inputs))
+    inputs = torch.randn(6, 2, generator=GENERATOR)
+    want = 2 * own(inputs)
+    with Adaptation(own, RobustMeanTeacher(source=[(inputs, torch.arange(6) % 3)], layer="body")) as run:
+        torch.testing.assert_close(own(inputs), want)
+        assert run.state["teacher.projector.0.weight"].shape == (3, 8)
 
 
 def test_eata_holds_on_to_its_weights_and_leaves_out_what_is_like_before():
