@@ -1,5 +1,6 @@
 """Weight aligning: after a task is learnt, scales the new classes' weights to the size of the old ones."""
 
+from dataclasses import field
 from typing import NamedTuple
 
 import lightning.pytorch as L
@@ -78,10 +79,12 @@ class WeightAligning(DeclaredCallback):
 
     head: str
     new_classes: Count
+    _done: bool = field(init=False, default=False)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check at the start that the head exists, and has so many classes."""
         _check_new_classes(self._linear(pl_module).weight, self.new_classes)
+        self._done = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Align the head's weight after the last epoch, before its checkpoint is written."""
@@ -95,9 +98,12 @@ class WeightAligning(DeclaredCallback):
 
     @torch.no_grad()
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Align the head's weight however training ended; an aligned weight stays as it is."""
+        """Align the head's weight however training ended, unless the last epoch's end did."""
+        if self._done:
+            return
         linear = self._linear(pl_module)
         linear.weight.copy_(align_weight(linear.weight, self.new_classes).weight)
+        self._done = True
 
     def _linear(self, module: nn.Module) -> nn.Linear:
         found = dict(module.named_modules()).get(self.head)
