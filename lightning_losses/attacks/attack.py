@@ -1,5 +1,6 @@
 """The contract of an attack: inputs and classes in, attacked inputs out."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -64,6 +65,8 @@ class Attack(Declared):
             raise ValueError(f"{self.name}: bounds={bounds} came; give the least and the largest number, or None.")
         if (mean is None) != (std is None) or len(mean or ()) != len(std or ()):
             raise ValueError(f"{self.name}: mean={mean} came with std={std}; give both, of one length.")
+        if not all(map(math.isfinite, (*(mean or ()), *(std or ())))):
+            raise ValueError(f"{self.name}: mean={mean} came with std={std}; give finite numbers.")
         if not all(value > 0 for value in std or ()):
             raise ValueError(f"{self.name}: std={std} came; give numbers above 0.")
         self.bounds, self.mean, self.std = bounds and (bounds[0], bounds[1]), mean, std

@@ -252,6 +252,8 @@ def test_nan_of_one_pass_among_those_of_several_starts_is_said(call, stop):
         ({"mean": 0.5, "std": "wide"}, "std='wide' came; give numbers"),
         ({"bounds": 1.0}, r"bounds=\(1.0,\) came; give the least and the largest"),
         ({"mean": (0.5,), "std": (0.0,)}, "give numbers above 0"),
+        ({"mean": (0.5,), "std": (torch.inf,)}, r"std=\(inf,\); give finite numbers"),
+        ({"mean": torch.nan, "std": 1.0}, r"mean=\(nan,\) came .*; give finite numbers"),
         ({"stop_when_fooled": True, "batch_norm": "train"}, "rows that leave change the others"),
         ({"loss": "kl_divergence", "random_start": "none"}, "it has no gradient"),
     ],
