@@ -1,5 +1,6 @@
 """The contract of an attack: inputs and classes in, attacked inputs out."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -64,6 +65,8 @@ class Attack(Declared):
             raise ValueError(f"{self.name}: bounds={bounds} came; give the least and the largest number, or None.")
         if (mean is None) != (std is None) or len(mean or ()) != len(std or ()):
             raise ValueError(f"{self.name}: mean={mean} came with std={std}; give both, of one length.")
+        if not all(map(math.isfinite, (*(mean or ()), *(std or ())))):
+            raise ValueError(f"{self.name}: mean={mean} came with std={std}; give finite numbers.")
         if not all(value > 0 for value in std or ()):
             raise ValueError(f"{self.name}: std={std} came; give numbers above 0.")
         self.bounds, self.mean, self.std = bounds and (bounds[0], bounds[1]), mean, std
@@ -92,14 +95,22 @@ class Attack(Declared):
         own = attacking(network, self.batch_norm) if isinstance(network, nn.Module) else nullcontext(network)
         with torch.inference_mode(False), torch.enable_grad(), own as victim:
             # Tensors of inference mode can't be part of a graph; their copies can.
-            given, kept = inputs.detach().clone(), (target != self.ignore_index).clone()
-            clean = self._unnormalised(full_precision(given))
+            # Labels of images often come as bytes, which don't index, and where -100 is 156.
+            given, labels = inputs.detach().clone(), target.long().clone()
+            kept = labels != self.ignore_index
+            wide = full_precision(given)
+            # Once a call: a tensor of Python's numbers waits for the device.
+            std, mean = self._channels("std", wide), self._channels("mean", wide)
+
+            def normalised(x: Tensor) -> Tensor:
+                return (x if mean is None or std is None else (x - mean) / std).to(given.dtype)
+
+            clean = wide if mean is None or std is None else wide * std + mean
             self._check_bounds(clean[kept])
-            # Labels of images often come as bytes, which don't index.
-            indices = target.long().masked_fill(~kept, 0)
+            indices = labels.masked_fill(~kept, 0)
             classes = self._least_classes(indices)
             attacked = self.perturb(
-                lambda x: self._logits(victim, self._normalised(x).to(given.dtype), classes),
+                lambda x: self._logits(victim, normalised(x), classes),
                 into_box(clean, self.bounds),
                 indices,
                 kept,
@@ -107,7 +118,7 @@ class Attack(Declared):
             ).detach()
             self._check_numbers(attacked, kept)
             kept = kept.view(-1, *[1] * (given.ndim - 1))
-            return torch.where(kept & (attacked != clean), self._normalised(attacked).to(given.dtype), given)
+            return torch.where(kept & (attacked != clean), normalised(attacked), given)
 
     @abstractmethod
     def perturb(
@@ -200,16 +211,10 @@ class Attack(Declared):
                 f"{len(attacked)} rows; find the layer that makes it, under autocast perhaps by an overflow."
             )
 
-    def _unnormalised(self, inputs: Tensor) -> Tensor:
-        return inputs if self.mean is None else inputs * self._channels("std", inputs) + self._channels("mean", inputs)
-
-    def _normalised(self, inputs: Tensor) -> Tensor:
-        if self.mean is None:
-            return inputs
-        return (inputs - self._channels("mean", inputs)) / self._channels("std", inputs)
-
-    def _channels(self, name: str, inputs: Tensor) -> Tensor:
-        values: tuple[float, ...] = getattr(self, name)
+    def _channels(self, name: str, inputs: Tensor) -> Tensor | None:
+        values: tuple[float, ...] | None = getattr(self, name)
+        if values is None:
+            return None
         if len(values) not in (1, inputs.shape[1]):
             raise ValueError(
                 f"{self.name}: {name}={values} came with inputs of shape {list(inputs.shape)}; give one number, or one "

@@ -117,21 +117,24 @@ class CWL2(Attack):
     ) -> Nearest:
         variable = self._to_variable(clean).requires_grad_()
         optimizer = torch.optim.Adam([variable], lr=self.learning_rate)
-        nearest, cost = Nearest(clean, torch.full_like(weight, torch.inf)), weight.new_tensor(torch.inf)
+        # Half precision has no numbers as large as the weight: it joins after the network's backward pass.
+        most = weight.amax()
+        shares = kept * weight / most
+        nearest, cost = Nearest(clean, torch.full_like(weight, torch.inf)), weight.new_full((), torch.inf)
         for step in range(self.steps):
             attacked = self._from_variable(variable)
             inputs = attacked.detach().requires_grad_()
             logits = network(inputs)
             margin = logit_margin(full_precision(logits).to(clean.dtype), target, logits)
-            penalty = -weight * margin.clamp(max=self.kappa)
+            lead = margin.clamp(max=self.kappa)
             moved = inputs.detach() - clean
             distance = moved.flatten(1).square().sum(dim=1)
-            above = 2 * moved + gradient_by_inputs(self.name, penalty, inputs, kept.to(penalty.dtype))
+            above = 2 * moved - most * gradient_by_inputs(self.name, lead, inputs, shares)
             (variable.grad,) = torch.autograd.grad(attacked, variable, above)
             optimizer.step()
             nearest = nearest.or_nearer(Nearest(inputs.detach(), self._counted(distance, margin.detach())))
             if self.early_stop and step % max(self.steps // 10, 1) == 0:
-                before, cost = cost, (distance + penalty.detach())[kept].sum()
+                before, cost = cost, (distance - weight * lead.detach())[kept].sum()
                 if cost > before:
                     break
         return nearest

@@ -93,7 +93,7 @@ class GradientAttack(Attack):
         if self.stop_when_fooled and is_sharded(network):
             raise ValueError(
                 f"{self.name}: stop_when_fooled came with a sharded network, whose processes must all call it as "
-                "often; leave it out."
+                "often; give stop_when_fooled=False."
             )
 
     def perturb(
@@ -124,7 +124,7 @@ class GradientAttack(Attack):
                 if not len(climbing.rows):
                     return result
             for step in range(self.steps):
-                logits, gradient = self._gradient(network, climbing, step, restart)
+                logits, gradient = self._gradient(network, climbing, kept, step, restart)
                 if self.stop_when_fooled:
                     leaving = _fooled(logits, climbing.target)
                     gone = climbing.rows[leaving]
@@ -146,12 +146,17 @@ class GradientAttack(Attack):
             running = running & (best < torch.inf)
         return result
 
-    def _gradient(self, network: Logits, climbing: Climbing, step: int, restart: int) -> tuple[Tensor, Tensor]:
+    def _gradient(
+        self, network: Logits, climbing: Climbing, kept: Bool[Tensor, " all_rows"], step: int, restart: int
+    ) -> tuple[Tensor, Tensor]:
         """Logits, and the loss's gradient by the inputs, up to a factor for each row."""
         inputs = climbing.attacked.detach().requires_grad_()
         logits = network(inputs)
-        gradient = input_gradient(self.name, logits, inputs, lambda z: self.losses(z, climbing, step, restart))
-        return logits.detach(), gradient
+
+        def losses(at: Tensor) -> Tensor:
+            return self.losses(at, climbing, step, restart)
+
+        return logits.detach(), input_gradient(self.name, logits, inputs, losses, kept[climbing.rows])
 
     def _score(self, network: Logits, climbing: Climbing, restart: int) -> Float[Tensor, " rows"]:
         """The loss at the end of the last step; infinite where the network is fooled."""
@@ -169,6 +174,7 @@ def input_gradient(
     logits: Float[Tensor, "rows classes"],
     inputs: Float[Tensor, "rows ..."],
     losses: Callable[[Float[Tensor, "rows classes"]], Float[Tensor, " rows"]],
+    kept: Bool[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, "rows ..."]:
     """Each row's gradient of a loss by its inputs, up to a positive factor, by which it neither vanishes nor overflows.
 
@@ -180,6 +186,7 @@ def input_gradient(
         logits: [rows, C] what the network made of `inputs`.
         inputs: [rows, ...] which require a gradient.
         losses: from logits in float64 to a value for each row.
+        kept: [rows] whose losses count; None is all. Batch normalisation by the batch passes them on to other rows.
 
     Raises:
         ValueError: logits that don't depend on the inputs differentiably.
@@ -199,6 +206,8 @@ def input_gradient(
         )
     (above,) = torch.autograd.grad(values.sum(), at)
     above = above / above.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(above.dtype).tiny)
+    if kept is not None:
+        above = above.masked_fill(~kept.unsqueeze(-1), 0.0)
     gradient = gradient_by_inputs(who, logits, inputs, above.to(logits.dtype))
     # Where the network itself makes the NaN, for example by a mask, none may come back from it.
     broken = torch.where(values.detach().isnan(), torch.nan, 0.0).to(gradient.dtype)

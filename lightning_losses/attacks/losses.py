@@ -176,6 +176,8 @@ def margin_vector_norm(
 ) -> Float[Tensor, " rows"]:
     """``||Δ(x') - Δ(x)||_2``, where ``Δ = (z_y - z_j)_{j != y}`` are the margins over all other classes.
 
+    A class that one of both logits masks by -inf has no part in it, as in `SmoothAdversarialCompSum`.
+
     Source:
         Mao, Mohri, Zhong, 2023, "Cross-Entropy Loss Functions: Theoretical Analysis and Applications",
         arXiv:2304.07288.
@@ -186,8 +188,10 @@ def margin_vector_norm(
         tensor([5.])
     """
     # The margin over the class itself is 0 in both. At a distance of 0, torch's gradient of the norm is 0.
-    moved = logits - clean_logits
-    return torch.linalg.vector_norm(moved - pick(moved, target).unsqueeze(-1), dim=-1)
+    masked = torch.isneginf(logits) | torch.isneginf(clean_logits)
+    moved = logits.masked_fill(masked, 0.0) - clean_logits.masked_fill(masked, 0.0)
+    margins = (moved - pick(moved, target).unsqueeze(-1)).masked_fill(masked, 0.0)
+    return torch.linalg.vector_norm(margins, dim=-1)
 
 
 ATTACK_LOSSES: dict[str, AttackLoss] = {

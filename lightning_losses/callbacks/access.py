@@ -28,6 +28,15 @@ def gradients_of(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer | 
     }
 
 
+def skipped_by_amp(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer's present step changes nothing, since AMP's scaler found gradients that overflowed.
+
+    Other optimizers are not called for such a step, and no hook of theirs is.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)
+
+
 def refuse_hidden_gradients(who: str, trainer: L.Trainer) -> None:
     """Raise ``ValueError`` under strategies that don't show whole gradients to callbacks."""
     if any(kind.__name__ == "DeepSpeedStrategy" for kind in type(trainer.strategy).__mro__):

@@ -82,10 +82,12 @@ class GaussianWeights(Declared):
                 f"{self.name}: {self.visits} weights were collected, and a variance needs 2; collect more."
             )
         count = len(self._deviations)
-        shares = torch.randn(count, generator=generator, dtype=torch.float64).tolist()
+        # Named, since another device may be the default.
+        device = generator.device
+        shares = torch.randn(count, generator=generator, device=device, dtype=torch.float64).tolist()
         drawn = dict[str, Tensor]()
         for name, variance in self.variance().items():
-            noise = torch.randn(variance.shape, generator=generator, dtype=variance.dtype)
+            noise = torch.randn(variance.shape, generator=generator, device=device, dtype=variance.dtype)
             step = variance.sqrt() * noise
             for share, deviations in zip(shares, self._deviations, strict=True):
                 step = step + deviations[name] * (share / math.sqrt(count - 1))

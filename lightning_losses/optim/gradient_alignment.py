@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.parallel.sharding import wide_type
+
 
 def aligned_gradients(
     main: Sequence[Float[Tensor, "..."]], auxiliary: Sequence[Float[Tensor, "..."]]
@@ -42,8 +45,11 @@ def aligned_gradients(
         )
     if not main:
         return []
-    inner = torch.stack([(a * b).sum() for a, b in zip(main, auxiliary, strict=True)]).sum()
-    squared = torch.stack([a.square().sum() for a in main]).sum()
+    pairs = [(full_precision(a), full_precision(b)) for a, b in zip(main, auxiliary, strict=True)]
+    # Squares of small and of large gradients are no numbers of their type.
+    length = torch.stack([torch.linalg.vector_norm(a, dtype=wide_type(a)) for a, _ in pairs]).norm()
     # If the main gradient is 0, so is the inner product, and nothing is removed.
-    against = inner.clamp(max=0) / torch.where(squared > 0, squared, 1.0)
-    return [a + b - against * a for a, b in zip(main, auxiliary, strict=True)]
+    length = torch.where(length > 0, length, 1.0)
+    inner = torch.stack([(a / length.to(a.dtype) * b).sum() for a, b in pairs]).sum()
+    against = inner.clamp(max=0) / length
+    return [(a + b - against * a).to(given.dtype) for (a, b), given in zip(pairs, main, strict=True)]

@@ -114,8 +114,6 @@ class GrokfastMA(Declared):
     def _push(self, name: str, gradient: Tensor) -> Tensor:
         """Add a gradient to its window; returns the window's sum."""
         window = self._window.setdefault(name, [])
-        for position, held in enumerate(window):
-            window[position] = _as(held, gradient)
         steps = self._steps.get(name, 0)
         total = _resume(self._total, name, gradient)
         if total is None:
@@ -125,9 +123,11 @@ class GrokfastMA(Declared):
             window.append(gradient.detach().clone())
             local_part(total).add_(local_part(gradient))
         else:
-            local_part(total).sub_(local_part(window[place])).add_(local_part(gradient))
-            local_part(window[place]).copy_(local_part(gradient))
+            held = window[place] = _as(window[place], gradient)
+            local_part(total).sub_(local_part(held)).add_(local_part(gradient))
+            local_part(held).copy_(local_part(gradient))
         if place == self.window_size - 1:
+            window[:] = [_as(held, gradient) for held in window]
             # Recomputed once per turn, so that rounding errors of the running sum don't accumulate.
             parts = torch.stack([local_part(held) for held in window])
             local_part(total).copy_(parts.sum(dim=0, dtype=total.dtype))
@@ -143,7 +143,17 @@ class GrokfastMA(Declared):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the windows."""
+        """Restore the windows.
+
+        Raises:
+            ValueError: more gradients than the window holds, of which those beyond it would never leave.
+        """
+        longest = max(map(len, state["window"].values()), default=0)
+        if longest > self.window_size:
+            raise ValueError(
+                f"{self.name}: a state of {longest} gradients came with window_size={self.window_size}; give "
+                f"window_size={longest} or more."
+            )
         self._window = {name: [held.clone() for held in window] for name, window in state["window"].items()}
         self._total = {name: _wide(total) for name, total in state["total"].items()}
         self._steps = dict(state["steps"])

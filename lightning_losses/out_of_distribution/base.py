@@ -125,7 +125,8 @@ def fit_scores(scores: Sequence[OutOfDistributionScore], network: nn.Module, bat
                 continue
             seen = True
             outputs = outputs_of(network, for_graphs(inputs), layers, learning[0].name)
-            classes = class_indices(target)
+            # Labels of images often come as bytes, which don't index.
+            classes = class_indices(target).long()
             if classes.shape != outputs.logits.shape[:1]:
                 raise ValueError(
                     f"{learning[0].name}: a target of {target.dtype} and shape {list(target.shape)} came for "

@@ -72,13 +72,36 @@ def whole_dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     products = [
         (full_precision(local_part(a)) * full_precision(local_part(b))).sum() for a, b in zip(left, right, strict=True)
     ]
-    dots = torch.stack([product.to(products[0].dtype) for product in products])
-    for mesh, dimension, members in _shard_groups(left):
-        chosen = torch.tensor(members, device=dots.device)
-        part = dots[chosen]
-        dist.all_reduce(part, group=mesh.get_group(dimension))
-        dots = dots.index_copy(0, chosen, part)
-    return dots
+    return _over_shards(torch.stack([product.to(products[0].dtype) for product in products]), left)
+
+
+def whole_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """``<t_i, t_i>`` of each tensor in its device's widest type, without synchronisation.
+
+    In float32, squares of numbers below 1e-23 are 0, and those of numbers above 1e19 infinite.
+
+    Args:
+        tensors: n tensors, at least one; those sharded over the same mesh share one reduction.
+
+    Returns:
+        [n], the same on every process.
+
+    Example:
+        >>> whole_squares([torch.full((4,), 1e-30)]).sqrt()
+        tensor([2.0000e-30], dtype=torch.float64)
+    """
+    norms = [torch.linalg.vector_norm(local_part(tensor), dtype=wide_type(tensor)) for tensor in tensors]
+    return _over_shards(torch.stack(norms).square(), tensors)
+
+
+def wide_type(tensor: Tensor) -> torch.dtype:
+    """The widest type of a tensor's device: float64, which Apple's GPUs lack.
+
+    Example:
+        >>> wide_type(torch.ones(2))
+        torch.float64
+    """
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def shard_children(
@@ -235,6 +258,16 @@ def refuse_flat_parameters(who: str, modules: Iterable[nn.Module]) -> None:
                 f"{who}: the module is wrapped by FSDP1, whose flat parameters hide the tensors' bounds; "
                 "use FSDP2 (fully_shard, Lightning's ModelParallelStrategy) or DDP."
             )
+
+
+def _over_shards(values: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """The values of each tensor's shards, summed."""
+    for mesh, dimension, members in _shard_groups(tensors):
+        chosen = torch.tensor(members, device=values.device)
+        part = values[chosen]
+        dist.all_reduce(part, group=mesh.get_group(dimension))
+        values = values.index_copy(0, chosen, part)
+    return values
 
 
 def _shard_groups(tensors: Sequence[Tensor]) -> list[tuple[DeviceMesh, int, list[int]]]:

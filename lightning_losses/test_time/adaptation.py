@@ -1,5 +1,6 @@
 """The engine of adaptation at test time: snapshot, step, reset, and the network as it was."""
 
+import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -249,7 +250,8 @@ class Adaptation(Declared):
         """The adapted weights, the optimizer's state and the method's, to go on with the stream later."""
         return {
             "adapted": {name: parameter.detach().clone() for name, parameter in self.adapted.items()},
-            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
+            # The optimizer's own holds its moments themselves, which further steps change.
+            "optimizer": None if self._optimizer is None else copy.deepcopy(self._optimizer.state_dict()),
             "state": {name: tensor.clone() for name, tensor in self.state.items()},
             "fixed": {name: tensor.clone() for name, tensor in self.fixed.items()},
         }
@@ -265,10 +267,13 @@ class Adaptation(Declared):
             for name, parameter in self.adapted.items():
                 parameter.copy_(state["adapted"][name])
             if self._optimizer is not None:
-                self._optimizer.load_state_dict(state["optimizer"])
+                self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+            device = next((parameter.device for parameter in self.adapted.values()), torch.device("cpu"))
             for kept, of_state in ((self.state, state["state"]), (self.fixed, state["fixed"])):
                 kept.clear()
-                kept.update({name: tensor.clone() for name, tensor in of_state.items()})
+                for name, tensor in of_state.items():
+                    # Counts stay on the host, where they are read.
+                    kept[name] = tensor.to(device if tensor.is_floating_point() else torch.device("cpu"), copy=True)
             self.changed()
 
     @torch.no_grad()

@@ -58,7 +58,7 @@ def shuffled_patches(images: Images, pieces: int, generator: torch.Generator) ->
     height, width = (side // pieces for side in fitting)
     patches = fitted.view(batch, channels, pieces, height, pieces, width).permute(0, 2, 4, 1, 3, 5)
     patches = patches.reshape(batch, pieces**2, channels, height, width)
-    order = torch.rand(batch, pieces**2, generator=generator).argsort(dim=1).to(images.device)
+    order = torch.rand(batch, pieces**2, generator=generator, device=generator.device).argsort(dim=1).to(images.device)
     patches = patches[torch.arange(batch, device=images.device).unsqueeze(1), order]
     patches = patches.view(batch, pieces, pieces, channels, height, width).permute(0, 3, 1, 4, 2, 5)
     joined = patches.reshape(batch, channels, *fitting)
@@ -67,7 +67,8 @@ def shuffled_patches(images: Images, pieces: int, generator: torch.Generator) ->
 
 def permuted_pixels(images: Images, generator: torch.Generator) -> Images:
     """Images whose pixels are in another order, the same for the whole batch."""
-    order = torch.randperm(images.shape[2:].numel(), generator=generator).to(images.device)
+    pixels = images.shape[2:].numel()
+    order = torch.randperm(pixels, generator=generator, device=generator.device).to(images.device)
     return images.flatten(2)[..., order].view_as(images)
 
 

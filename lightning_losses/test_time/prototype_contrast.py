@@ -12,6 +12,8 @@ from lightning_losses.parallel.processes import gather_batch
 from lightning_losses.teachers.feature_taps import FeatureTap, pooled
 from lightning_losses.test_time.adaptation import Adaptation
 
+# What the names of its projector's parameters begin with; none of a network's begins with a dot.
+PROJECTOR = ".projector."
 _WIDTH, _TEMPERATURE = 128, 0.1
 
 
@@ -39,7 +41,7 @@ def prepare_contrast(
         torch.manual_seed(seed)
         projector = nn.Sequential(nn.Linear(features.shape[1], _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, _WIDTH))
     for name, parameter in projector.to(features).named_parameters():
-        run.learn(f"projector.{name}", parameter)
+        run.learn(f"{PROJECTOR}{name}", parameter)
 
 
 def prototype_contrast(run: Adaptation, views: Sequence[Float[Tensor, "batch ..."]]) -> Float[Tensor, ""]:
@@ -55,7 +57,8 @@ def prototype_contrast(run: Adaptation, views: Sequence[Float[Tensor, "batch ...
     with torch.no_grad():
         nearest = (normalize(features[0], dim=1) @ normalize(prototypes, dim=1).T).argmax(dim=1)
     together = torch.stack([prototypes[nearest], *features], dim=1)
-    first, first_bias, last, last_bias = (parameter for name, parameter in run.adapted.items() if "projector." in name)
+    own = (parameter for name, parameter in run.adapted.items() if name.startswith(PROJECTOR))
+    first, first_bias, last, last_bias = own
     projected = linear(linear(together, first, first_bias).relu(), last, last_bias)
     projected = projected if run.rank_local else gather_batch(projected)
     sample = torch.arange(len(projected), device=projected.device).repeat_interleave(projected.shape[1])

@@ -17,7 +17,7 @@ from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import NonNegative, Seed, Share
 from lightning_losses.teachers.feature_taps import FeatureTap, stages
 from lightning_losses.test_time.adaptation import Adaptation, TestTimeMethod
-from lightning_losses.test_time.prototype_contrast import prepare_contrast, prototype_contrast
+from lightning_losses.test_time.prototype_contrast import PROJECTOR, prepare_contrast, prototype_contrast
 
 
 class RobustMeanTeacher(TestTimeMethod):
@@ -79,7 +79,10 @@ class RobustMeanTeacher(TestTimeMethod):
 
     def begin(self, run: Adaptation) -> None:
         """Have the teacher begin as the network."""
-        run.state.update({f"teacher.{name}": value.detach().clone() for name, value in _of_network(run).items()})
+        for name, value in _of_network(run).items():
+            # In half precision a small step of the average would change nothing.
+            wide = torch.promote_types(value.dtype, torch.float32)
+            run.state[f"teacher.{name}"] = value.detach().to(wide, copy=True)
         run.state["batches"] = torch.tensor(0)
 
     def adapt(self, run: Adaptation, inputs: Any) -> Float[Tensor, "*rows classes"]:
@@ -96,7 +99,8 @@ class RobustMeanTeacher(TestTimeMethod):
         run.state["batches"] += 1
         if run.step(values.flatten(), penalty=self._of_source(run, number, features) if self.source else None):
             for name, parameter in _of_network(run).items():
-                run.state[f"teacher.{name}"].lerp_(parameter.detach(), 1 - self.momentum)
+                average = run.state[f"teacher.{name}"]
+                average.lerp_(parameter.detach().to(average), 1 - self.momentum)
         return logits + teacher_logits
 
     def _contrasted(self, run: Adaptation) -> list[str]:
@@ -106,7 +110,7 @@ class RobustMeanTeacher(TestTimeMethod):
         return [stages(run.network, who=self.name)[-1] if self.layer is None else self.layer]
 
     def _teacher_logits(self, run: Adaptation) -> Float[Tensor, "*rows classes"]:
-        weights = {name: run.state[f"teacher.{name}"] for name in _of_network(run)}
+        weights = {name: run.state[f"teacher.{name}"].to(value.dtype) for name, value in _of_network(run).items()}
         given, named = run.given
         with torch.no_grad():
             output = functional_call(run.network, weights, given, named)
@@ -130,5 +134,4 @@ class RobustMeanTeacher(TestTimeMethod):
 
 def _of_network(run: Adaptation) -> dict[str, Tensor]:
     """The adapted parameters but those of the projector."""
-    own = dict(run.network.named_parameters())
-    return {name: parameter for name, parameter in run.adapted.items() if name in own}
+    return {name: parameter for name, parameter in run.adapted.items() if not name.startswith(PROJECTOR)}

@@ -189,6 +189,27 @@ def test_of_several_starts_the_best_end_is_kept():
     assert ((four > 0) >= (one > 0)).all() and (four[one <= 0] >= one[one <= 0] - 1e-6).all() and (four > one).any()
 
 
+@pytest.mark.parametrize("loss", ["kl_divergence", "margin_vector_norm"])
+def test_a_class_that_the_network_masks_moves_no_prediction(loss):
+    network, (inputs, target) = convolutional(classes=5), batch()
+    masked = torch.arange(5) == 4
+
+    def without_last(x):
+        return network(x).masked_fill(masked, -torch.inf)
+
+    attack = PGD(epsilon=0.05, steps=3, loss=loss)
+    network.eval()
+    assert torch.equal(attack(without_last, inputs, target), attack(lambda x: network(x)[:, :4], inputs, target))
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=3, mean=0.5, std=0.2), CWL2(steps=3, mean=0.5, std=0.2)])
+def test_the_normalisation_is_put_on_the_device_once_a_call(attack, monkeypatch):
+    calls, plain = [], torch.Tensor.new_tensor
+    monkeypatch.setattr(torch.Tensor, "new_tensor", lambda *given: calls.append(0) or plain(*given))
+    attack(convolutional(), *batch())
+    assert len(calls) == 2
+
+
 def test_what_hides_a_gradient_or_gives_nan_is_said():
     inputs, target = batch()
     network = nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
@@ -231,6 +252,8 @@ def test_nan_of_one_pass_among_those_of_several_starts_is_said(call, stop):
         ({"mean": 0.5, "std": "wide"}, "std='wide' came; give numbers"),
         ({"bounds": 1.0}, r"bounds=\(1.0,\) came; give the least and the largest"),
         ({"mean": (0.5,), "std": (0.0,)}, "give numbers above 0"),
+        ({"mean": (0.5,), "std": (torch.inf,)}, r"std=\(inf,\); give finite numbers"),
+        ({"mean": torch.nan, "std": 1.0}, r"mean=\(nan,\) came .*; give finite numbers"),
         ({"stop_when_fooled": True, "batch_norm": "train"}, "rows that leave change the others"),
         ({"loss": "kl_divergence", "random_start": "none"}, "it has no gradient"),
     ],
@@ -270,6 +293,9 @@ def test_labels_may_be_bytes_and_one_mean_stands_for_all_channels():
     attack = PGD(epsilon=0.05, mean=0.5, std=0.25)
     expected = PGD(epsilon=0.05, mean=(0.5, 0.5), std=(0.25, 0.25))(network, inputs, target)
     assert torch.equal(attack(network, inputs, target.to(torch.uint8)), expected)
+    # As a byte, -100 is 156, which is a class like any other.
+    many, target = convolutional(classes=200), target + 155
+    assert torch.equal(attack(many, inputs, target.to(torch.uint8)), attack(many, inputs, target))
     assert PGD()(network, inputs[..., :0], target).shape == (12, 2, 6, 0)
 
 
@@ -284,6 +310,21 @@ def test_ignored_rows_may_hold_anything_and_hide_nothing():
         assert torch.equal(attacked[3].nan_to_num(), inputs[3].nan_to_num())
         with pytest.raises(ValueError, match="came with bounds"):
             FGSM(epsilon=0.05)(network, inputs * 255, target)
+
+
+def test_ignored_rows_count_for_none_of_those_that_share_their_batch_normalisation():
+    network, (inputs, target) = convolutional(torch.float64), batch(dtype=torch.float64)
+    order = torch.tensor([3, 1, 2, 0])
+    # The same classes under other indices, so that 0 is another one.
+    other = convolutional(torch.float64)
+    other[5].weight.data, other[5].bias.data = network[5].weight.data[order], network[5].bias.data[order]
+    ignored = torch.arange(12) < 6
+    attack = PGD(epsilon=0.05, steps=2, batch_norm="train")
+    attacked = [
+        attack(victim, inputs, classes.masked_fill(ignored, -100))
+        for victim, classes in ((network, target), (other, order[target]))
+    ]
+    assert torch.equal(*attacked) and not torch.equal(attacked[0][6:], inputs[6:])
 
 
 def test_what_is_below_the_normal_numbers_has_a_sign_and_a_ball():

@@ -65,12 +65,13 @@ def test_inputs_at_the_ends_of_the_range_can_move():
     assert ((attacked - inputs).abs().flatten(1).amax(1) > 0.1).any() and attacked.min() >= 0 and attacked.max() <= 1
 
 
-def test_a_weight_that_grows_in_vain_stays_finite():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_weight_that_grows_in_vain_stays_finite(dtype):
     network, inputs, target = two_classes()
-    network, inputs = network.float(), inputs.float()
+    network, inputs = network.to(dtype), inputs.to(dtype)
     network[1].weight.data *= 0
-    network[1].bias.data = torch.tensor([1.0, 0.0])
-    attack = CWL2(c=1.0, steps=1, search_steps=60)
+    network[1].bias.data = torch.tensor([1.0, 0.0], dtype=dtype)
+    attack = CWL2(c=1.0, steps=2, search_steps=60)
     assert torch.equal(attack(network, inputs, torch.zeros_like(target)), inputs)
     with pytest.raises(ValueError, match="give two finite numbers, or None"):
         CWL2(bounds=(0.0, torch.inf))

@@ -61,3 +61,13 @@ def test_it_fools_no_less_than_pgd_of_as_many_steps():
 
     pgd = fooled(PGD(epsilon=0.05, step_size=0.0125, steps=10, restarts=2, stop_when_fooled=True))
     assert 0 < pgd <= fooled(PMA(epsilon=0.05, steps=10)) < 80
+
+
+def test_what_leaves_rows_out_by_itself_says_how_to_keep_them(monkeypatch):
+    monkeypatch.setattr("lightning_losses.attacks.gradient_attack.is_sharded", lambda network: True)
+    network, (inputs, target) = convolutional(), batch()
+    with pytest.raises(
+        ValueError, match="pma: stop_when_fooled came with a sharded network.*give stop_when_fooled=False"
+    ):
+        PMA(steps=2)(network, inputs, target)
+    PMA(steps=2, stop_when_fooled=False)(network, inputs, target)

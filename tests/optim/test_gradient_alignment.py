@@ -25,6 +25,16 @@ def test_the_merged_gradient_never_works_against_the_main_one(sign):
         torch.testing.assert_close(added @ added, added @ flat(auxiliary))  # a projection
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float32, 1e-30), (torch.float32, 1e25), (torch.float16, 1e-3), (torch.float16, 500.0)]
+)
+def test_gradients_of_any_size_are_merged(dtype, size):
+    main, auxiliary = (size * torch.tensor(values) for values in ([1.0, 0.0], [-2.0, 3.0]))
+    (merged,) = aligned_gradients([main.to(dtype)], [auxiliary.to(dtype)])
+    assert merged.dtype == dtype
+    torch.testing.assert_close(merged.float() / size, torch.tensor([1.0, 3.0]), rtol=2e-3, atol=1e-6)
+
+
 def test_without_a_main_gradient_the_auxiliary_one_stays():
     auxiliary = gradients()
     merged = aligned_gradients([torch.zeros_like(tensor) for tensor in auxiliary], auxiliary)

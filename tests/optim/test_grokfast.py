@@ -96,14 +96,24 @@ def test_settings_out_of_range_are_refused(make):
         make()
 
 
-@pytest.mark.parametrize("grokfast", [GrokfastEMA(0.995, 1.0), GrokfastMA(300, 1.0, warmup=False)])
-def test_an_average_of_half_precision_arrives(grokfast):
+def test_a_state_of_a_longer_window_is_refused():
+    longer = GrokfastMA(window_size=3)
+    filtered(longer, gradients())
+    with pytest.raises(
+        ValueError, match="grokfast_ma: a state of 3 gradients came with window_size=2; give window_size=3"
+    ):
+        GrokfastMA(window_size=2).load_state_dict(longer.state_dict())
+
+
+@pytest.mark.parametrize("make", [lambda: GrokfastEMA(0.995, 1.0), lambda: GrokfastMA(300, 1.0, warmup=False)])
+def test_an_average_of_half_precision_arrives(make):
     """In bfloat16 a step of 0.5 % rounds to none, and so does a 256th gradient beside the sum of the others."""
+    grokfast = make()
     grokfast.filter_({"w": torch.zeros(1, dtype=torch.bfloat16)})
     for _ in range(1000):
         gradient = torch.ones(1, dtype=torch.bfloat16)
         grokfast.filter_({"w": gradient})
     assert gradient.item() == pytest.approx(2.0, abs=0.02) and gradient.dtype == torch.bfloat16
-    again = type(grokfast)()
+    again = make()
     again.load_state_dict(grokfast.state_dict())
     assert again.state_dict().keys() == grokfast.state_dict().keys()

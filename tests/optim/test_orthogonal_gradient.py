@@ -65,6 +65,15 @@ def test_a_gradient_parallel_to_the_weights_becomes_zero(dtype, size):
     assert not projected([weight], [-0.3 * weight])[0].any()
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+def test_a_gradient_of_any_size_is_projected(size, scope):
+    weights, gradients = pairs(torch.float32)
+    result = projected(weights, [size * gradient for gradient in gradients], scope=scope)
+    want = projected(weights, gradients, scope=scope)
+    torch.testing.assert_close([out / size for out in result], want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("scope", ["tensor", "model"])
 def test_zero_weights_and_zero_gradients_stay(scope):
     gradient = torch.randn(4)

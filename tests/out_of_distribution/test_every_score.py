@@ -130,7 +130,8 @@ def test_it_learns_from_what_data_loaders_give(name):
     mappings = [{"inputs": x, "target": y} for x, y in batches()]
     triples = [(x, y, y) for x, y in batches()]
     empty = [(inputs[:0], torch.zeros(0, dtype=torch.int64))]
-    for given in (mappings, triples, empty + batches()):
+    as_bytes = [(x, y.to(torch.uint8)) for x, y in batches()]
+    for given in (mappings, triples, as_bytes, empty + batches()):
         assert torch.equal(SCORES[name]().fit(network, given)(network, inputs), wanted)
     assert SCORES[name]().fit(network, batches())(network, inputs[:0]).shape == (0,)
 

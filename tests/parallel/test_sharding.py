@@ -7,7 +7,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from lightning_losses.parallel.sharding import local_part, refuse_flat_parameters, shard_like, whole, whole_dots
+from lightning_losses.parallel.sharding import (
+    local_part,
+    refuse_flat_parameters,
+    shard_like,
+    whole,
+    whole_dots,
+    whole_squares,
+)
 from tests.distributed.processes import in_group, run_on_processes
 
 
@@ -31,6 +38,7 @@ def on_two_processes():
     tensors = [distribute_tensor(tensor, mesh, placing) for tensor, placing in zip(plain, placements, strict=True)]
     together = [*tensors, plain[0]]
     torch.testing.assert_close(whole_dots(together, together), whole_dots([*plain, plain[0]], [*plain, plain[0]]))
+    torch.testing.assert_close(whole_squares(together), whole_squares([*plain, plain[0]]))
     assert local_part(tensors[0]).shape[0] < 5
     again = shard_like(whole(tensors[0]), tensors[0])
     assert isinstance(again, DTensor) and torch.equal(local_part(again), local_part(tensors[0]))

@@ -146,6 +146,16 @@ def test_a_mean_teacher_begins_with_half_of_tents_gradient():
     torch.testing.assert_close(teacher, 0.75 * made[1].weight.detach() + 0.25 * both[1])
 
 
+def test_a_mean_teacher_moves_in_half_precision_too():
+    made = nn.Linear(2, 3, dtype=torch.bfloat16)
+    with Adaptation(made, RobustMeanTeacher(lr=0.01)) as run:
+        before = run.state["teacher.weight"].clone()
+        made(torch.ones(4, 2, dtype=torch.bfloat16))
+        moved = run.state["teacher.weight"] - before
+        torch.testing.assert_close(moved, 0.001 * (made.weight.float() - before), rtol=1e-2, atol=1e-7)
+    assert (moved != 0).all()
+
+
 def test_a_mean_teacher_replays_source_batches_in_turn():
     made, target = network(nn.GroupNorm), torch.arange(12) % 5
     moved = {}
@@ -168,7 +178,7 @@ def test_a_mean_teacher_contrasts_features_with_the_sources_prototypes():
         outputs = [made[:3](inputs).mean(dim=(2, 3)) for inputs, _ in source]
         means = [torch.cat(outputs)[torch.cat([target, target]) == one].mean(dim=0) for one in range(5)]
         torch.testing.assert_close(run.fixed["prototypes"], torch.stack(means))
-        before = run.adapted["projector.0.weight"].detach().clone()
+        before = run.adapted[".projector.0.weight"].detach().clone()
         # By the formula, of views that are the samples themselves: 24 pairs of the same sample, and its prototype.
         features = made[:3](BATCHES[0])
         value = prototype_contrast(run, [features, features])
@@ -183,9 +193,19 @@ def test_a_mean_teacher_contrasts_features_with_the_sources_prototypes():
         expected = -(scores.log_softmax(dim=1).masked_fill(~positives, 0.0).sum(dim=1) / 2).mean()
         torch.testing.assert_close(value, expected)
         made(BATCHES[0])
-        assert not torch.equal(run.adapted["projector.0.weight"], before)
+        assert not torch.equal(run.adapted[".projector.0.weight"], before)
         run.reset()
-        assert torch.equal(run.adapted["projector.0.weight"], before)
+        assert torch.equal(run.adapted[".projector.0.weight"], before)
+
+
+def test_a_mean_teacher_leaves_a_networks_own_projector_alone():
+    own = nn.ModuleDict({"body": nn.Linear(2, 8), "projector": nn.Sequential(nn.Linear(8, 3))})
+    own.forward = lambda inputs: own["projector"](own["body"](inputs))
+    inputs = torch.randn(6, 2, generator=GENERATOR)
+    want = 2 * own(inputs)
+    with Adaptation(own, RobustMeanTeacher(source=[(inputs, torch.arange(6) % 3)], layer="body")) as run:
+        torch.testing.assert_close(own(inputs), want)
+        assert run.state["teacher.projector.0.weight"].shape == (3, 8)
 
 
 def test_eata_holds_on_to_its_weights_and_leaves_out_what_is_like_before():
@@ -309,6 +329,29 @@ def test_a_stream_goes_on_from_a_state_without_pickle(method, tmp_path):
     assert torch.equal(torch.stack(first + rest), whole)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_in_hand_stays_as_the_stream_goes_on(method):
+    made = network()
+    with Adaptation(made, METHODS[method]) as run:
+        made(BATCHES[0])
+        state = run.state_dict()
+        rest = []
+        for _ in range(3):
+            rest.append(torch.stack([made(batch) for batch in BATCHES[1:3]]))
+            run.load_state_dict(state)
+    assert torch.equal(rest[0], rest[1]) and torch.equal(rest[0], rest[2])
+
+
+def test_a_state_loads_onto_another_device():
+    with Adaptation(nn.Linear(2, 3), RobustMeanTeacher()) as run:
+        run.network(torch.zeros(4, 2))
+        state = run.state_dict()
+    with Adaptation(nn.Linear(2, 3, device="meta"), RobustMeanTeacher()) as run:
+        run.load_state_dict(state)
+        kinds = {name: tensor.device.type for name, tensor in run.state.items()}
+    assert kinds == {"teacher.weight": "meta", "teacher.bias": "meta", "batches": "cpu"}
+
+
 def test_a_kept_state_is_what_resets_go_back_to():
     made = network()
     with Adaptation(made, Tent(lr=0.05)) as run:
@@ -356,7 +399,11 @@ def test_plpd_and_what_destroys_shapes():
     assert torch.equal(shuffled.flatten(2).sort().values, images[..., :8, :].flatten(2).sort().values)
     assert shuffled_patches(images, 4, torch.Generator()).shape == images.shape
     torch.testing.assert_close(shuffled_patches(images, 1, torch.Generator()), images)
-    permuted = permuted_pixels(images, torch.Generator().manual_seed(0))
+    with torch.device("meta"):
+        # Whatever device is the default.
+        again = shuffled_patches(images[..., :8, :], 4, torch.Generator("cpu").manual_seed(0))
+        permuted = permuted_pixels(images, torch.Generator("cpu").manual_seed(0))
+    assert torch.equal(again, shuffled)
     assert torch.equal(permuted.flatten(2).sort().values, images.flatten(2).sort().values)
     covered = occluded(images, 4, 1, 2)
     torch.testing.assert_close(covered[:, :, 1:5, 2:6], images.mean(dim=(2, 3), keepdim=True).expand(3, 2, 4, 4))

@@ -52,7 +52,8 @@ class CyclicalSGMCMC(DeclaredCallback):
     Source:
         Zhang, Li, Zhang, Chen, Wilson, 2020, "Cyclical Stochastic Gradient MCMC for Bayesian Deep Learning",
         arXiv:1902.03932. In its momentum the learning rate of each gradient stays that of its step; torch's SGD has the
-        step's own for all, which differs by how much the rate falls within the memory of the momentum.
+        step's own for all, which differs by how much the rate falls within the memory of the momentum. Where a cycle
+        begins, and there is a temperature, the velocity stays what it was, as in the paper.
 
     Example:
         >>> CyclicalSGMCMC(cycles=2).learning_rate(0.1, step=3, steps=8)
@@ -109,7 +110,13 @@ class CyclicalSGMCMC(DeclaredCallback):
                 f"{len(self._rates)}; give it all when training begins."
             )
         for group, first in zip(optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = self.learning_rate(first, trainer.global_step, self._steps(trainer))
+            before, group["lr"] = group["lr"], self.learning_rate(first, trainer.global_step, self._steps(trainer))
+            if self.temperature == 0 or group["lr"] <= before:
+                continue
+            # The velocity is torch's buffer times minus the rate, which is far larger where a cycle begins.
+            for weight in group["params"]:
+                if (velocity := optimizer.state.get(weight, {}).get("momentum_buffer")) is not None:
+                    local_part(velocity).mul_(before / group["lr"])
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

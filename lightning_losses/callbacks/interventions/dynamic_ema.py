@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
+from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients, skipped_by_amp
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.numerics.settings import Bound
 from lightning_losses.optim.dynamic_ema import DynamicAverage
@@ -59,6 +59,9 @@ class DynamicEMA(DeclaredCallback):
         """Find the parameters, and hook into every optimizer's step."""
         refuse_hidden_gradients(self.name, trainer)
         self._parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
+        if trainer.global_step == 0:
+            # An earlier training's average is in its network's weights.
+            self.average = DynamicAverage(self.fallback)
         for optimizer in trainer.optimizers:
             self._handles.append(optimizer.register_step_post_hook(self._average))
 
@@ -81,5 +84,7 @@ class DynamicEMA(DeclaredCallback):
 
     @torch.no_grad()
     def _average(self, optimizer: Optimizer, *arguments: Any) -> None:
+        if skipped_by_amp(optimizer):
+            return
         gradients = gradients_of(self._parameters, optimizer)
         self.average.update_({name: self._parameters[name].data for name in gradients}, gradients)

@@ -60,17 +60,15 @@ class Grokfast(DeclaredCallback):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        lamb = {} if self.lamb is None else {"lamb": self.lamb}
-        self.filter: GrokfastEMA | GrokfastMA = (
-            GrokfastEMA(self.alpha, **lamb)
-            if self.average == "ema"
-            else GrokfastMA(self.window_size, filter_type=self.filter_type, warmup=self.warmup, **lamb)
-        )
+        self.filter = self._new_filter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the parameters, once they are on the training device."""
         refuse_hidden_gradients(self.name, trainer)
         self._parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
+        if trainer.global_step == 0:
+            # An earlier training's averages are of other weights.
+            self.filter = self._new_filter()
         fused = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in trainer.optimizers)
         if _scales_losses(trainer) and fused:
             raise ValueError("grokfast: a fused optimizer unscales AMP's gradients too late; give fused=False.")
@@ -89,6 +87,12 @@ class Grokfast(DeclaredCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the averages from a checkpoint."""
         self.filter.load_state_dict(state_dict)
+
+    def _new_filter(self) -> GrokfastEMA | GrokfastMA:
+        lamb = {} if self.lamb is None else {"lamb": self.lamb}
+        if self.average == "ema":
+            return GrokfastEMA(self.alpha, **lamb)
+        return GrokfastMA(self.window_size, filter_type=self.filter_type, warmup=self.warmup, **lamb)
 
 
 def _scales_losses(trainer: L.Trainer) -> bool:

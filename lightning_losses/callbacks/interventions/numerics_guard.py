@@ -47,7 +47,7 @@ class NumericsGuard(DeclaredCallback):
     for any step that it skips itself. Put this callback before those that change gradients.
 
     Cost: one number is checked per step, about 20 microseconds on the CPU. On an accelerator the host waits for the
-    device once per step; several processes exchange one number. `gradients` adds a norm of each parameter's gradient;
+    device once per step; several processes exchange one number. `gradients` adds the largest entry of each gradient;
     `skip` adds a copy of the buffers.
 
     Args:
@@ -102,6 +102,11 @@ class NumericsGuard(DeclaredCallback):
         """Refuse a place in the list where it would check too late, or replay with other random numbers."""
         refuse_place_after(trainer, self, Grokfast, OrthogonalGradient, SecondGradient)
         refuse_place_before(trainer, self, EpochSeed)
+        # An exception may have ended an earlier training within a step.
+        self._seen.clear()
+        self._done = True
+        if trainer.global_step == 0:
+            self.skipped = self._consecutive = self._saved = 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -125,8 +130,10 @@ class NumericsGuard(DeclaredCallback):
         flags = [flag for seen in self._seen for flag in seen.finite]
         if self.gradients and getattr(trainer.precision_plugin, "scaler", None) is None:
             gradients = [_local(p.grad) for p in pl_module.parameters() if p.grad is not None]
-            # In an epoch that only averages statistics there are none.
-            norms = torch._foreach_norm(gradients) if gradients else []
+            # An empty shard has no largest entry.
+            gradients = [gradient for gradient in gradients if gradient.numel()]
+            # In an epoch that only averages statistics there are none. The largest entry, since squares may overflow.
+            norms = torch._foreach_norm(gradients, torch.inf) if gradients else []
             flags += [torch.isfinite(norm) for norm in norms]
         if flags:
             self._judge(trainer, pl_module, flags)

@@ -1,5 +1,6 @@
 """Weight aligning: after a task is learnt, scales the new classes' weights to the size of the old ones."""
 
+from dataclasses import field
 from typing import NamedTuple
 
 import lightning.pytorch as L
@@ -78,23 +79,31 @@ class WeightAligning(DeclaredCallback):
 
     head: str
     new_classes: Count
+    _done: bool = field(init=False, default=False)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check at the start that the head exists, and has so many classes."""
         _check_new_classes(self._linear(pl_module).weight, self.new_classes)
+        self._done = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Align the head's weight after the last epoch, before its checkpoint is written."""
         ended = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
         ended = ended or trainer.global_step == trainer.max_steps
-        if ended or trainer.should_stop:
+        # A trainer that shall stop goes on until it has taken the least number of epochs and steps.
+        enough = trainer.current_epoch + 1 >= (trainer.min_epochs or 0)
+        enough = enough and trainer.global_step >= (trainer.min_steps or 0)
+        if ended or (trainer.should_stop and enough):
             self.on_train_end(trainer, pl_module)
 
     @torch.no_grad()
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Align the head's weight however training ended; an aligned weight stays as it is."""
+        """Align the head's weight however training ended, unless the last epoch's end did."""
+        if self._done:
+            return
         linear = self._linear(pl_module)
         linear.weight.copy_(align_weight(linear.weight, self.new_classes).weight)
+        self._done = True
 
     def _linear(self, module: nn.Module) -> nn.Linear:
         found = dict(module.named_modules()).get(self.head)

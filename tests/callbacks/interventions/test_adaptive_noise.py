@@ -69,6 +69,9 @@ def test_chosen_layers_are_kept_and_forgotten_by_the_module():
     every = AdaptiveNoise(number=9)
     fit(module(), every)
     assert every.chosen == [f"network.blocks.{number}" for number in range(3)]
+    every.number = 1
+    fit(module(), every)
+    assert len(every.chosen) == 1
 
 
 def test_without_noise_the_term_is_0_and_with_it_above():

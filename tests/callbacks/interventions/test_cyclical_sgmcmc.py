@@ -1,6 +1,7 @@
 """SGD that samples: its schedule, its noise, what it keeps, and going on from a checkpoint."""
 
 import math
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -51,6 +52,18 @@ def test_the_stationary_variance_is_the_posteriors(tmp_path, momentum):
     # The loss is a mean over 5 samples. 4000 draws have an error of 2 %, and steps of 0.1 another few.
     assert weights.var().item() == pytest.approx(temperature / samples / 2.0, rel=0.12)
     assert abs(weights.mean().item()) < 4 * math.sqrt(0.3 / 4000)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_new_cycle_goes_on_with_the_velocity_of_the_last(temperature):
+    sampler, weight = CyclicalSGMCMC(cycles=3, temperature=temperature), nn.Parameter(torch.zeros(2))
+    last, sampler._rates = sampler.learning_rate(0.1, 49, 150), [0.1]
+    optimizer = torch.optim.SGD([weight], lr=last, momentum=0.9)
+    optimizer.state[weight]["momentum_buffer"] = torch.tensor([1.0, -2.0])
+    sampler.on_before_optimizer_step(SimpleNamespace(global_step=50, estimated_stepping_batches=150), None, optimizer)
+    velocity = optimizer.param_groups[0]["lr"] * optimizer.state[weight]["momentum_buffer"]
+    # At 0 it is SGD, whose buffer stays.
+    torch.testing.assert_close(velocity, (last if temperature else 0.1) * torch.tensor([1.0, -2.0]))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -1,12 +1,14 @@
 """The dynamic average in a trainer: once a step, at the end in the weights' place, and going on from a checkpoint."""
 
 import lightning as L
+import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_losses.callbacks.interventions.dynamic_ema import DynamicEMA
 from lightning_losses.optim.dynamic_ema import DynamicAverage
-from tests.callbacks.training import Tiny, assert_close, batches, network, sgd, train
+from tests.callbacks.training import PerProcess, Tiny, assert_close, batches, network, sgd, train, trainer
 
 
 def by_hand(include=("",), clip=0.2):
@@ -61,6 +63,19 @@ def test_training_itself_is_not_changed(tmp_path):
         trainer.fit(module, loader, loader)
         seen.append(watch.seen)
     torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_amp_skips_does_not_count(tmp_path, fused):
+    class Overflows(Tiny):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)["loss"]
+            return loss * torch.tensor(1e38) * 1e38 if batch_idx == 1 else loss
+
+    callback, module = DynamicEMA(), Overflows(lambda parameters: torch.optim.SGD(parameters, lr=0.5, fused=fused))
+    precision = MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu", init_scale=16.0))
+    trainer(tmp_path, [callback], plugins=[precision]).fit(module, PerProcess(batches(2)))
+    assert all(gradient.isfinite().all() for gradient in callback.average._gradients.values())
 
 
 def test_hooks_are_gone_after_training(tmp_path):

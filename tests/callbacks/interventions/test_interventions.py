@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins.precision import MixedPrecision
 
+from lightning_losses.callbacks.interventions.dynamic_ema import DynamicEMA
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.callbacks.interventions.weight_norm_projection import WeightNormProjection
@@ -105,6 +106,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, name, optimizer):
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
     # A callback that forgot its state would go another way.
     assert differs(whole, train(tmp_path, lambda: [], data=data[:3], **options))
+
+
+@pytest.mark.parametrize("name", ["ema", "ma", "norm", "dynamic_ema"])
+def test_a_second_training_begins_anew(tmp_path, name):
+    make = (INTERVENTIONS | {"dynamic_ema": lambda: [DynamicEMA()]})[name]
+    callbacks = make()
+    train(tmp_path, lambda: callbacks, data=batches(2)[::-1])
+    again = train(tmp_path, lambda: callbacks, data=batches(2))
+    assert not differs(again, train(tmp_path, make, data=batches(2)))
 
 
 @pytest.mark.distributed

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -165,6 +166,20 @@ def test_too_many_in_a_row_stop_the_run_and_counts_survive(tmp_path):
     assert again.state_dict() == guard.state_dict()
 
 
+def test_another_training_counts_anew_and_knows_nothing_of_a_step_that_failed(tmp_path):
+    class Fails(Student):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) if batch_idx == 0 else 1 / 0
+
+    guard = NumericsGuard(skip=True)
+    fit(Student(), batches(1, at_0="value"), guard, tmp_path)
+    assert guard.skipped == 1
+    with pytest.raises(ZeroDivisionError):
+        fit(Fails(), batches(2, at_0="value"), guard, tmp_path, accumulate_grad_batches=2)
+    fit(Student(), batches(2), guard, tmp_path, accumulate_grad_batches=2)
+    assert guard.skipped == 0
+
+
 def test_files_that_are_no_batches_are_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"hello")
     with pytest.raises(ValueError, match="can't be replayed"):
@@ -203,6 +218,13 @@ def test_all_processes_leave_out_the_step_together(tmp_path):
         assert bool(torch.isfinite(tensor).all())
         if "running" not in name:  # each process has its own statistics
             assert torch.equal(tensor, other[name])
+
+
+def test_gradients_whose_squares_overflow_are_finite():
+    guard, module = NumericsGuard(gradients=True), nn.Linear(2, 1)
+    module.weight.grad, module.bias.grad = torch.full((1, 2), 1e25), torch.zeros(1)
+    guard.on_before_optimizer_step(SimpleNamespace(precision_plugin=None), module, None)
+    assert guard.skipped == 0
 
 
 def test_an_epoch_that_only_averages_statistics_has_no_gradients(tmp_path):

@@ -40,6 +40,13 @@ def test_draws_have_the_mean_and_half_of_both_covariances():
     assert torch.equal(weights.sample(generator, scale=0.0)["w"], weights.mean["w"])
 
 
+def test_draws_are_the_same_whatever_device_is_the_default():
+    weights, _ = collected()
+    want = weights.sample(torch.Generator().manual_seed(0))["w"]
+    with torch.device("meta"):
+        assert torch.equal(weights.sample(torch.Generator("cpu").manual_seed(0))["w"], want)
+
+
 def test_one_visit_has_no_variance():
     weights, _ = collected(visits=1)
     with pytest.raises(ValueError, match="a variance needs 2"):

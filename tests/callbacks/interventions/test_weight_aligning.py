@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -68,7 +70,37 @@ def test_the_checkpoint_of_the_last_epoch_is_aligned_where_steps_are_counted(tmp
     checkpoint = L.pytorch.callbacks.ModelCheckpoint(tmp_path)
     module = fit(checkpoint, WeightAligning("network.1", 2))
     saved = torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"]
-    torch.testing.assert_close(saved["network.1.weight"], module.network[1].weight.detach())
+    assert torch.equal(saved["network.1.weight"], module.network[1].weight.detach())
+
+
+def test_the_end_of_training_rounds_no_aligned_weight_again():
+    state = {
+        "max_epochs": 1,
+        "current_epoch": 0,
+        "global_step": 3,
+        "max_steps": -1,
+        "min_epochs": None,
+        "min_steps": None,
+    }
+    callback, trainer = WeightAligning("network.1", 2), SimpleNamespace(**state, should_stop=False)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        module = Module()
+        callback.on_fit_start(trainer, module)
+        callback.on_train_epoch_end(trainer, module)
+        aligned = module.network[1].weight.clone()
+        callback.on_train_end(trainer, module)
+        assert torch.equal(module.network[1].weight, aligned)
+
+
+@pytest.mark.parametrize(("least", "aligned"), [({"min_epochs": 2}, False), ({"min_steps": 9}, False), ({}, True)])
+def test_a_trainer_that_shall_stop_but_goes_on_is_not_at_the_end(least, aligned):
+    module = Module()
+    before = module.network[1].weight.clone()
+    state = {"max_epochs": 5, "max_steps": -1, "current_epoch": 0, "global_step": 3, "should_stop": True}
+    trainer = SimpleNamespace(**{**state, "min_epochs": None, "min_steps": None, **least})
+    WeightAligning("network.1", 2).on_train_epoch_end(trainer, module)
+    assert torch.equal(module.network[1].weight, before) is not aligned
 
 
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
