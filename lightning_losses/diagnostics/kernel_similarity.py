@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.diagnostics.checks import check_kernels, check_points
+from lightning_losses.numerics.probabilities import full_precision
 
 
 def kernel_alignment(
@@ -26,6 +27,7 @@ def kernel_alignment(
         1.0
     """
     check_kernels("kernel_alignment", kernel, other)
+    kernel, other = _divided(kernel, kernel), _divided(other, other)
     if centred:
         kernel, other = double_centred(kernel), double_centred(other)
     return _cosine((kernel * other).sum(), kernel.norm(), other.norm())
@@ -69,6 +71,7 @@ def one_sided_alignment(
             f"{list(kernel.shape)}; give a number for each sample."
         )
     y = labels - labels.mean()
+    kernel = _divided(kernel, kernel)
     rows = kernel - kernel.mean(dim=0, keepdim=True)
     return _cosine(y @ rows @ y, rows.norm(), y.square().sum())
 
@@ -83,8 +86,8 @@ def kernel_distance(
         1.0
     """
     check_kernels("kernel_distance", kernel, start)
-    moved = (kernel - start).norm()
-    return torch.where(moved == 0, 0.0, moved / start.norm())
+    moved = _divided(kernel - start, start).norm()
+    return torch.where(moved == 0, 0.0, moved / _divided(start, start).norm())
 
 
 def effective_rank(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, ""]:
@@ -97,7 +100,7 @@ def effective_rank(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, ""
     check_kernels("effective_rank", kernel)
     if not bool(kernel.isfinite().all()):
         return kernel.new_tensor(torch.nan)
-    values = torch.linalg.eigvalsh(kernel).clamp(min=0)
+    values = torch.linalg.eigvalsh(full_precision(kernel)).clamp(min=0)
     shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
     return torch.where(values.sum() > 0, torch.special.entr(shares).sum().exp(), 0.0)
 
@@ -125,6 +128,12 @@ def linear_cka(features: Float[Tensor, "samples d"], others: Float[Tensor, "samp
         )
     x, y = (part.double() - part.double().mean(dim=0) for part in (features, others))
     return _cosine((y.T @ x).square().sum(), (x.T @ x).norm(), (y.T @ y).norm())
+
+
+def _divided(kernel: Tensor, by: Tensor) -> Tensor:
+    """A kernel in units of another's largest entry: squares neither over- nor underflow, equal entries centre to 0."""
+    largest = full_precision(by).abs().amax()
+    return full_precision(kernel) / torch.where(largest == 0, 1.0, largest)
 
 
 def _cosine(product: Tensor, left: Tensor, right: Tensor) -> Tensor:

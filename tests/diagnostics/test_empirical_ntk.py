@@ -12,7 +12,9 @@ from lightning_losses.diagnostics.kernel_similarity import (
     effective_rank,
     kernel_alignment,
     kernel_distance,
+    label_alignment,
     linear_cka,
+    one_sided_alignment,
 )
 from lightning_losses.networks.polynomial_network import PolynomialNetwork
 from tests.callbacks.training import PerProcess, Tiny, batches, trainer
@@ -48,6 +50,24 @@ def test_a_kernel_is_aligned_with_its_multiples(centred):
     one = kernel()
     assert kernel_alignment(one, 3 * one, centred=centred).item() == pytest.approx(1)
     assert kernel_alignment(one, torch.zeros_like(one), centred=centred) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_no_kernel_is_too_small_or_too_large_for_float32(scale):
+    one, labels = kernel().float() * scale, torch.eye(6)[:, :2]
+    assert kernel_alignment(one, one).item() == pytest.approx(1)
+    assert kernel_distance(3 * one, one).item() == pytest.approx(2)
+    for alignment, of in ((label_alignment, labels), (one_sided_alignment, labels[:, 0])):
+        torch.testing.assert_close(alignment(one, of), alignment(one / scale, of))
+    # Equal entries are 0 once they are centred, also where their mean is rounded.
+    assert kernel_alignment(torch.full((6, 6), 0.1 * scale), one) == 0
+
+
+def test_half_precision_has_a_rank():
+    network, inputs = nn.Linear(3, 2, dtype=torch.bfloat16), torch.eye(3, dtype=torch.bfloat16)
+    found = trace_ntk(network, inputs)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(effective_rank(found.bfloat16()), effective_rank(found))
 
 
 def test_centring_forgets_constants():

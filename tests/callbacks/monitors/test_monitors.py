@@ -74,6 +74,14 @@ def test_the_cosine_at_its_limits():
     assert whole.abs() < 1e-6 and each[1] == 0
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_the_cosine_of_gradients_of_any_scale(scale):
+    weights = torch.randn(4, 3)
+    assert nlm_cosine([weights], [-scale * weights])[0].item() == pytest.approx(1)
+    whole, each = nlm_cosine([weights, weights], [-weights, torch.nan * weights])
+    assert whole.isnan() and each.isnan().tolist() == [False, True]
+
+
 def monitors(folder=None):
     return [
         SoftmaxCollapse(PRECISIONS, every_n_steps=2, folder=folder),
