@@ -161,3 +161,16 @@ def test_what_does_not_fit_is_refused(model, texts, tmp_path):
     with pytest.raises(ValueError, match="choose a layer with an input"):
         evaluated(model, texts, DatastoreRecord(layer="network.positions"))
     assert not model.network.positions._forward_pre_hooks
+
+
+def test_an_evaluation_that_failed_leaves_no_keys():
+    record, layer = DatastoreRecord(layer=""), torch.nn.Linear(2, 2)
+    for failed in (True, False):
+        record.on_validation_start(None, layer)
+        layer(torch.ones(1, 3, 2))
+        record.on_validation_batch_end(None, layer, {"target": torch.zeros(1, 3, dtype=torch.int64)}, None)
+        if failed:
+            record.on_exception(None, layer, RuntimeError())
+        else:
+            record.on_validation_end(None, layer)
+    assert len(record.datastore) == 3

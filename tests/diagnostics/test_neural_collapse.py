@@ -169,3 +169,9 @@ def test_processes_share_the_statistics(tmp_path, monkeypatch, strategy):
 def test_modules_that_are_not_there_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="neural_collapse"):
         trainer(tmp_path, [NeuralCollapse(**options)]).fit(Called(), PerProcess(batches()))
+
+
+def test_inputs_come_in_the_precision_of_the_run(tmp_path):
+    monitor = NeuralCollapse("network.2", samples=8)
+    trainer(tmp_path, [monitor], precision="64-true").fit(Called(), PerProcess(batches(1)))
+    assert monitor.values["nc1"][0] > 0

@@ -92,7 +92,7 @@ class DatastoreRecord(DeclaredCallback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make the datastore of all processes' rows."""
-        rows, self._rows = self._rows, []
+        rows = self._rows
         self._close()
         if not rows:
             return
@@ -125,3 +125,4 @@ class DatastoreRecord(DeclaredCallback):
         if self._open is not None:
             self._open.close()
         self._open = self._given = None
+        self._rows = []
