@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_losses.balancing.base import Balancing, Step
 from lightning_losses.losses.glossary import GLOSSARY, is_shared
+from lightning_losses.networks.calls import in_evaluation
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective.term import Term, name_of
 from lightning_losses.parallel.processes import each_alone
@@ -174,9 +175,8 @@ class Objective(nn.Module):
         for term in self._terms().values():
             if any(is_lazy(parameter) for parameter in term.parameters()):
                 # In evaluation mode, so that no running statistics begin with the example.
-                training = term.training
-                term.eval()(tensors)
-                term.train(training)
+                with in_evaluation(term):
+                    term(tensors)
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}

@@ -143,6 +143,10 @@ def test_parameters_of_losses_train_and_materialize():
 
     objective = Objective({"ce": CrossEntropy(), "projected": Projected()})
     assert objective.lazy
+    frozen = objective.terms["projected"].loss.head.eval()
+    with pytest.raises(AttributeError):
+        objective.materialize(features="no tensor")
+    assert objective.terms["projected"].training and not frozen.training
     objective.materialize(features=torch.zeros(2, 5))
     assert not objective.lazy
     assert objective.state_dict()["terms.projected.loss.head.weight"].shape == (3, 5)
