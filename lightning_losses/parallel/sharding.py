@@ -19,9 +19,11 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lightning_losses.environment.atomic_files import refused_number
 from lightning_losses.environment.file_digests import check_digest
-from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.parallel.processes import value_of_first
 from lightning_losses.parallel.sharded_folders import check_folder
+
+# Elements of a tensor that are in double precision at once.
+_PART = 1 << 22
 
 
 def local_part(tensor: Tensor) -> Tensor:
@@ -52,33 +54,37 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def whole_dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """``<left_i, right_i>`` of each pair over all elements, in full precision, without synchronisation.
+    """``<left_i, right_i>`` of each pair over all elements, in double precision, without synchronisation.
 
-    Pairs sharded over the same mesh share one reduction.
+    Squares of float32 would overflow beyond 1e19, and underflow below 1e-19, as gradients do that vanish. Pairs sharded
+    over the same mesh share one reduction.
 
     Args:
         left: n tensors, one of each pair.
         right: n tensors with the same shapes and sharding.
 
     Returns:
-        [n], the same on every process.
+        [n], the same on every process; in float32 on a device without double precision.
 
     Example:
         >>> whole_dots([torch.ones(2, 2), torch.zeros(1)], [torch.ones(2, 2), torch.ones(1)])
-        tensor([4., 0.])
+        tensor([4., 0.], dtype=torch.float64)
     """
     if not left:
-        return torch.zeros(0)
-    products = [
-        (full_precision(local_part(a)) * full_precision(local_part(b))).sum() for a, b in zip(left, right, strict=True)
-    ]
-    dots = torch.stack([product.to(products[0].dtype) for product in products])
+        return torch.zeros(0, dtype=torch.float64)
+    dots = torch.stack([_dot(local_part(a), local_part(b)) for a, b in zip(left, right, strict=True)])
     for mesh, dimension, members in _shard_groups(left):
         chosen = torch.tensor(members, device=dots.device)
         part = dots[chosen]
         dist.all_reduce(part, group=mesh.get_group(dimension))
         dots = dots.index_copy(0, chosen, part)
     return dots
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    wide = torch.float32 if left.device.type == "mps" else torch.float64
+    parts = zip(torch.split(left.reshape(-1), _PART), torch.split(right.reshape(-1), _PART), strict=True)
+    return torch.stack([(a.to(wide) * b.to(wide)).sum() for a, b in parts]).sum()
 
 
 def shard_children(

@@ -27,8 +27,10 @@ from lightning_losses.balancing import (
     TorchJDWeighting,
     UncertaintyWeighting,
     UPGrad,
+    term_gradients,
 )
 from lightning_losses.balancing.base import Step
+from lightning_losses.balancing.term_gradients import TermGradients
 from lightning_losses.mixins.balanced_step import BalancedStep
 from lightning_losses.objective import balanced_backward
 from tests.kernels.on_cuda import fake_cuda  # noqa: F401 - the fixture is used by its name
@@ -344,6 +346,15 @@ def test_gradients_in_a_loop_of_ones_own(kind):
     for number, (parameter, gradient) in enumerate(zip(heads, own, strict=True)):
         weight = bargain[number // 2] if kind is NashMTL else 1.0
         torch.testing.assert_close(parameter.grad, weight * gradient)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_products_of_gradients_neither_underflow_nor_overflow(scale, monkeypatch):
+    monkeypatch.setattr(term_gradients, "_PART", 3)
+    weight, slopes = nn.Parameter(torch.ones(7)), torch.randn(2, 7) * scale
+    gathered = TermGradients("test", {"weight": weight}, terms=2)
+    gathered.add(list(slopes @ weight), torch.ones(()), None)
+    torch.testing.assert_close(gathered.gram(), slopes.double() @ slopes.double().T, rtol=1e-12, atol=0)
 
 
 def test_torchjd_agrees():

@@ -30,9 +30,6 @@ def nlm_cosine(
         >>> whole.item(), each.tolist()
         (1.0, [1.0])
     """
-    # Squares of gradients that vanish would underflow in float32.
-    wide = torch.float32 if any(weight.device.type == "mps" for weight in weights) else torch.float64
-    weights, gradients = ([tensor.to(wide) for tensor in tensors] for tensors in (weights, gradients))
     products = whole_dots([*weights, *weights, *gradients], [*gradients, *weights, *gradients])
     along, size, length = products.reshape(3, -1)
     return _cosine(along.sum(), size.sum(), length.sum()), _cosine(along, size, length)
