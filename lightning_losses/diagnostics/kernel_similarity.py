@@ -126,8 +126,19 @@ def linear_cka(features: Float[Tensor, "samples d"], others: Float[Tensor, "samp
         raise ValueError(
             f"linear_cka: representations of {len(features)} and {len(others)} samples came; give the same twice."
         )
-    x, y = (part.double() - part.double().mean(dim=0) for part in (features, others))
+    x, y = centred_points(features), centred_points(others)
     return _cosine((y.T @ x).square().sum(), (x.T @ x).norm(), (y.T @ y).norm())
+
+
+def centred_points(points: Float[Tensor, "samples d"]) -> Float[Tensor, "samples d"]:
+    """Points about their mean, in float64; equal ones are exactly 0, which their mean alone may miss by its rounding.
+
+    Example:
+        >>> centred_points(torch.full((3, 1), 0.1, dtype=torch.float64)).tolist()
+        [[0.0], [0.0], [0.0]]
+    """
+    x = points.double() - points[:1].double()
+    return x - x.mean(dim=0)
 
 
 def _divided(kernel: Tensor, by: Tensor) -> Tensor:

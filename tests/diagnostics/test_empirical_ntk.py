@@ -89,6 +89,9 @@ def test_linear_cka_ignores_rotations_and_scales_and_is_the_kernels_alignment():
     assert linear_cka(x, 4 * x @ rotation + 2).item() == pytest.approx(1)
     torch.testing.assert_close(linear_cka(x, y), kernel_alignment(x @ x.T, y @ y.T))
     assert linear_cka(x, torch.ones(20, 2)) == 0
+    # Their mean is none of them, by its rounding.
+    equal = torch.full((1000, 2), 0.1, dtype=torch.float64)
+    assert linear_cka(equal, equal) == 0
 
 
 class Called(Tiny):
