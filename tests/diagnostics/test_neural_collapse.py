@@ -182,6 +182,11 @@ def test_modules_that_are_not_there_are_refused(tmp_path, options):
         trainer(tmp_path, [NeuralCollapse(**options)]).fit(Called(), PerProcess(batches()))
 
 
+def test_a_text_is_no_list_of_layers():
+    with pytest.raises(ValueError, match="neural_collapse: layers='network.0' came; give a list of module names."):
+        NeuralCollapse("network.2", layers="network.0")
+
+
 def test_inputs_come_in_the_precision_of_the_run(tmp_path):
     monitor = NeuralCollapse("network.2", samples=8)
     trainer(tmp_path, [monitor], precision="64-true").fit(Called(), PerProcess(batches(1)))

@@ -64,6 +64,11 @@ class NeuralCollapse(Monitor):
     # Counts epochs, not steps.
     every_n_steps: int = field(init=False, default=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.layers, str):
+            raise ValueError(f"{self.name}: layers={self.layers!r} came; give a list of module names.")
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the names."""
         refuse_hidden_gradients(self.name, trainer)
