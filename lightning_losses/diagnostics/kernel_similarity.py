@@ -70,8 +70,8 @@ def one_sided_alignment(
             f"one_sided_alignment: labels of shape {list(labels.shape)} came with a kernel of shape "
             f"{list(kernel.shape)}; give a number for each sample."
         )
-    y = labels - labels.mean()
     kernel = _divided(kernel, kernel)
+    y = (full_precision(labels) - full_precision(labels).mean()).to(kernel.dtype)
     rows = kernel - kernel.mean(dim=0, keepdim=True)
     return _cosine(y @ rows @ y, rows.norm(), y.square().sum())
 

@@ -68,6 +68,8 @@ def test_half_precision_has_a_rank():
     found = trace_ntk(network, inputs)
     assert found.dtype == torch.float32
     torch.testing.assert_close(effective_rank(found.bfloat16()), effective_rank(found))
+    labels = torch.eye(3)[0]
+    torch.testing.assert_close(one_sided_alignment(found.half(), labels.half()), one_sided_alignment(found, labels))
 
 
 def test_centring_forgets_constants():
