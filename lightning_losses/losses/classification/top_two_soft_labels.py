@@ -91,6 +91,10 @@ def top_two(votes: Float[Tensor, "*rows classes"]) -> tuple[Tensor, Tensor, Tens
         >>> top_two(torch.tensor([[1, 3], [0, 2]]))
         (tensor([1, 1]), tensor([   0, -100]), tensor([0.7500, 1.0000]))
     """
+    if votes.ndim == 0 or votes.shape[-1] < 2:
+        raise ValueError(
+            f"top_two: votes of shape {list(votes.shape)} came; give [..., classes], those for two classes at least."
+        )
     most = votes.double().topk(2, dim=-1)
     first, second = most.values.unbind(dim=-1)
     target, second_target = most.indices.unbind(dim=-1)

@@ -38,6 +38,13 @@ def test_votes_become_classes_and_shares():
     assert [part.tolist() for part in top_two(torch.zeros(1, 3))] == [[-100], [-100], [1.0]]
 
 
+def test_votes_for_one_class_are_refused():
+    with pytest.raises(ValueError) as error:
+        top_two(torch.ones(2, 1))
+    wanted = "give [..., classes], those for two classes at least."
+    assert str(error.value) == f"top_two: votes of shape [2, 1] came; {wanted}"
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
