@@ -65,11 +65,11 @@ def test_no_kernel_is_too_small_or_too_large_for_float32(scale):
 
 def test_half_precision_has_a_rank():
     network, inputs = nn.Linear(3, 2, dtype=torch.bfloat16), torch.eye(3, dtype=torch.bfloat16)
-    found = trace_ntk(network, inputs)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(effective_rank(found.bfloat16()), effective_rank(found))
+    tangent = trace_ntk(network, inputs)
+    assert tangent.dtype == torch.float32
+    torch.testing.assert_close(effective_rank(tangent.bfloat16()), effective_rank(tangent))
     labels = torch.eye(3)[0]
-    torch.testing.assert_close(one_sided_alignment(found.half(), labels.half()), one_sided_alignment(found, labels))
+    torch.testing.assert_close(one_sided_alignment(tangent.half(), labels.half()), one_sided_alignment(tangent, labels))
 
 
 def test_centring_forgets_constants():

@@ -193,5 +193,5 @@ def test_a_layer_that_diverged_has_no_information(estimator):
 
 def test_losses_that_are_nan_are_in_no_order():
     monitor, target = OpposingSignals(group=1), torch.tensor([0, 1])
-    found = [monitor.measure(None, lambda inputs: inputs, torch.full((2, 2), torch.nan), target) for _ in range(3)]
-    assert all(math.isnan(value) for value in found[2].values())
+    measured = [monitor.measure(None, lambda inputs: inputs, torch.full((2, 2), torch.nan), target) for _ in range(3)]
+    assert all(math.isnan(value) for value in measured[2].values())
