@@ -14,12 +14,12 @@ os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 # Some hundred processes that tests start would compile the package anew, each for itself.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import hypothesis
 import pytest
 import torch
 
+sys.dont_write_bytecode = False
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("suite")

@@ -1,7 +1,7 @@
 """Dynamic weight average: terms weigh more if their loss falls slowly."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.balancing.base import Balancing, Step
@@ -59,16 +59,19 @@ class DWA(Balancing):
 
     def at_epoch(self, epoch: int) -> None:
         """End the previous epoch, if this is a new one; a loop of your own may call `end_epoch` itself."""
-        before = self.get_buffer("epoch")
-        if before >= 0 and before != epoch:
-            self.end_epoch()
-        before.fill_(epoch)
+        number = self.get_buffer("epoch")
+        # A mask, because a branch would wait for a GPU in every step.
+        self._end_where((number >= 0) & (number != epoch))
+        number.fill_(epoch)
 
     def end_epoch(self) -> None:
         """Compute the means; a term that was absent in the whole epoch keeps its old ones."""
+        self._end_where(torch.ones_like(self.get_buffer("epoch"), dtype=torch.bool))
+
+    def _end_where(self, ended: Bool[Tensor, ""]) -> None:
         sums, steps, last, before = (self.get_buffer(name) for name in ("sums", "steps", "last", "before_last"))
-        seen = steps > 0
+        seen = ended & (steps > 0)
         before.copy_(torch.where(seen, last, before))
         last.copy_(torch.where(seen, sums / steps.clamp(min=1), last))
-        sums.zero_()
-        steps.zero_()
+        sums.masked_fill_(ended, 0.0)
+        steps.masked_fill_(ended, 0.0)

@@ -10,8 +10,9 @@ from lightning_losses.balancing.base import GradientBalancing, unit_gram
 class IMTLG(GradientBalancing):
     """IMTL-G, impartial gradients: weights with sum 1 whose direction has equal projections on all unit gradients.
 
-    With n the gradients' lengths and G their products, ``v = pinv(G) n`` and ``w = v / Σ v``. Weights may be negative,
-    and large if Σ v is near 0; if it is 0, as for opposite gradients, the direction is 0. A gradient of 0 is left out.
+    With n the gradients' lengths and C their cosines, ``v = pinv(C) 1 / n`` and ``w = v / Σ v``; for independent
+    gradients v solves ``G v = n``, with G their products. Weights may be negative, and large if Σ v is near 0; if it is
+    0, as for opposite gradients, the direction is 0. A gradient of 0 is left out.
 
     Args:
         shared: see `GradientBalancing`.

@@ -31,8 +31,11 @@ class IMTLL(Balancing):
 
     def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
         """``exp(s)``, with gradient."""
-        return self.log_scale.clamp(-10, 10).exp()
+        with torch.no_grad():
+            # Put back, not cut in the graph: beyond the bounds there would be no gradient that leads back.
+            self.log_scale.clamp_(-10, 10)
+        return self.log_scale.exp()
 
     def penalties(self) -> Float[Tensor, " terms"]:
         """``-s``."""
-        return -self.log_scale.clamp(-10, 10)
+        return -self.log_scale

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from lightning_losses.parallel.processes import is_distributed_tensor, maximum_of_all, total_of_all, world_size
 
+# Numbers of each term that are in double precision at once.
+_PART = 1 << 20
+
 
 class TermGradients:
     """Gathers each term's gradient over the batches of a step and all processes, and reweights their sum.
@@ -83,9 +86,10 @@ class TermGradients:
         wide = torch.float32 if self.rows.device.type == "mps" else torch.float64
         gram = torch.zeros(terms, terms, dtype=wide, device=self.rows.device)
         for begin, end in self._runs(self.shared()):
-            for one in range(terms):
-                for other in range(one, terms):
-                    gram[one, other] += (self.rows[one, begin:end] * self.rows[other, begin:end]).sum(dtype=wide)
+            for part in torch.split(self.rows[:, begin:end], _PART, dim=1):
+                # Widened before they are multiplied: products of float32 could under- or overflow.
+                part = part.to(wide)
+                gram += part @ part.T
         return (gram.triu() + gram.triu(1).T).cpu().double()
 
     def shared(self) -> list[bool]:

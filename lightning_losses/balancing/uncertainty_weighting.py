@@ -57,9 +57,11 @@ class UncertaintyWeighting(Balancing):
 
     def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
         """``k exp(-s)``, with gradient."""
-        factor = self.get_buffer("factor").to(self.log_variance.dtype)
-        return factor * (-self.log_variance.clamp(-10, 10)).exp()
+        with torch.no_grad():
+            # Put back, not cut in the graph: beyond the bounds there would be no gradient that leads back.
+            self.log_variance.clamp_(-10, 10)
+        return self.get_buffer("factor").to(self.log_variance.dtype) * (-self.log_variance).exp()
 
     def penalties(self) -> Float[Tensor, " terms"]:
         """``s / 2``."""
-        return self.log_variance.clamp(-10, 10) / 2
+        return self.log_variance / 2

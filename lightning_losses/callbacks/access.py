@@ -131,11 +131,14 @@ def step_logits(
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Within this context every submodule is in evaluation mode; afterwards each has its former mode."""
+    """Within this context every submodule is in evaluation mode; afterwards modes and random states are as before."""
     modes = [(part, part.training) for part in module.modules()]
+    devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
     module.eval()
     try:
-        yield
+        # The network may draw, and so does a loader where it begins.
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+            yield
     finally:
         for part, training in modes:
             part.training = training

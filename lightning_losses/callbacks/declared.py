@@ -1,7 +1,9 @@
 """The base of callbacks: checked settings, and the state that checkpoints hold."""
 
+from dataclasses import field
 from typing import Any, ClassVar
 
+import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
@@ -11,11 +13,22 @@ from lightning_losses.numerics.settings import Declared
 class DeclaredCallback(Declared, Callback):
     """Base of the callbacks that are declared by their settings and keep state in checkpoints.
 
+    A fit from the start begins with the state from before the first fit, not with that of another network.
+
     Attributes:
         kept: the names of the attributes that go into checkpoints.
     """
 
     kept: ClassVar[tuple[str, ...]] = ()
+    _before: dict[str, Any] | None = field(init=False, default=None)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forget an earlier fit; a checkpoint's state comes later."""
+        if stage == "fit" and trainer.global_step == 0:
+            if self._before is None:
+                self._before = self.state_dict()
+            else:
+                self.load_state_dict(self._before)
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept."""

@@ -77,7 +77,10 @@ class LastCheckpoint(Checkpoint):
         # A metric that isn't logged in every epoch keeps its value until it is logged again.
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         self._metrics = {}
+        self._epoch_done = False
         if trainer.global_step == 0:
+            # An earlier fit's best is another network's.
+            self.best = None
             write_on_all(trainer, self.folder / "last.ckpt")
         self._mid_epoch = False
         self._why_not = _why_not(trainer)

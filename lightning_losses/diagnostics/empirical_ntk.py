@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from lightning_losses.numerics.probabilities import full_precision
+
 
 def output_jacobians(
     network: nn.Module, inputs: Float[Tensor, "samples ..."]
@@ -42,7 +44,7 @@ def empirical_ntk(network: nn.Module, inputs: Float[Tensor, "samples ..."]) -> F
                 [0., 1., 0.],
                 [0., 0., 1.]])
     """
-    jacobians = output_jacobians(network, inputs)
+    jacobians = full_precision(output_jacobians(network, inputs))
     return torch.einsum("icp,jdp->icjd", jacobians, jacobians)
 
 
@@ -53,5 +55,5 @@ def trace_ntk(network: nn.Module, inputs: Float[Tensor, "samples ..."]) -> Float
         >>> trace_ntk(nn.Linear(3, 2, bias=False), torch.eye(3)).diagonal()
         tensor([2., 2., 2.])
     """
-    flat = output_jacobians(network, inputs).flatten(1)
+    flat = full_precision(output_jacobians(network, inputs)).flatten(1)
     return flat @ flat.T

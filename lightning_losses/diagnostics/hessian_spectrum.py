@@ -72,6 +72,9 @@ def lanczos(
         dtype: dtype of the vectors.
         device: device of the vectors.
 
+    Returns:
+        All NaN where a product is not finite.
+
     Raises:
         ValueError: fewer than 1 step or dimension.
 
@@ -100,7 +103,7 @@ def lanczos(
             rest = rest - held.T @ (held @ rest)
         length = float(rest.norm())
         scale = max(map(abs, [*diagonal, *beside]))
-        if length <= 10 * torch.finfo(dtype).eps * scale or len(diagonal) == min(steps, size):
+        if not length > 10 * torch.finfo(dtype).eps * scale or len(diagonal) == min(steps, size):
             break
         beside.append(length)
         basis.append(rest / length)
@@ -108,6 +111,9 @@ def lanczos(
     if beside:
         matrix += torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
         matrix += torch.diag(torch.tensor(beside, dtype=torch.float64), -1)
+    if not bool(matrix.isfinite().all()):
+        unknown = torch.full((len(matrix),), torch.nan, dtype=torch.float64)
+        return Spectrum(unknown, unknown.clone())
     values, vectors = torch.linalg.eigh(matrix)
     return Spectrum(values, vectors[0].square())
 

@@ -61,8 +61,7 @@ def intrinsic_dimension(
         raise ValueError(
             f"intrinsic_dimension: {len(x)} distinct points came for {wanted} neighbours of each; give more points."
         )
-    # Distances from the middle lose fewer digits.
-    radius = nearest_distances(x - x.mean(dim=0), wanted)
+    radius = nearest_distances(x, wanted)
     logarithms = (radius[:, -1:] / radius[:, :-1]).log()
     return 1 / logarithms.mean()
 
@@ -76,10 +75,12 @@ def nearest_distances(points: Float[Tensor, "samples d"], neighbours: int) -> Fl
                 [1., 2.],
                 [2., 3.]])
     """
-    length = points.square().sum(dim=1)
+    # Products of distances from the middle lose fewer digits; the differences themselves need no middle.
+    centred = points - points.mean(dim=0)
+    length = centred.square().sum(dim=1)
     near = []
     for rows in blocks(len(points), max(len(points), neighbours * points.shape[1])):
-        squared = length - 2 * points[rows] @ points.T
+        squared = length - 2 * centred[rows] @ centred.T
         squared.diagonal(rows.start).fill_(torch.inf)
         # Products find who is near, with the error of lengths; differences tell how near.
         others = points[squared.topk(neighbours, dim=1, largest=False).indices]

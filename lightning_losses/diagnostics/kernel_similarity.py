@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.diagnostics.checks import check_kernels, check_points
+from lightning_losses.numerics.probabilities import full_precision
 
 
 def kernel_alignment(
@@ -26,6 +27,7 @@ def kernel_alignment(
         1.0
     """
     check_kernels("kernel_alignment", kernel, other)
+    kernel, other = _divided(kernel, kernel), _divided(other, other)
     if centred:
         kernel, other = double_centred(kernel), double_centred(other)
     return _cosine((kernel * other).sum(), kernel.norm(), other.norm())
@@ -68,7 +70,8 @@ def one_sided_alignment(
             f"one_sided_alignment: labels of shape {list(labels.shape)} came with a kernel of shape "
             f"{list(kernel.shape)}; give a number for each sample."
         )
-    y = labels - labels.mean()
+    kernel = _divided(kernel, kernel)
+    y = (full_precision(labels) - full_precision(labels).mean()).to(kernel.dtype)
     rows = kernel - kernel.mean(dim=0, keepdim=True)
     return _cosine(y @ rows @ y, rows.norm(), y.square().sum())
 
@@ -83,8 +86,8 @@ def kernel_distance(
         1.0
     """
     check_kernels("kernel_distance", kernel, start)
-    moved = (kernel - start).norm()
-    return torch.where(moved == 0, 0.0, moved / start.norm())
+    moved = _divided(kernel - start, start).norm()
+    return torch.where(moved == 0, 0.0, moved / _divided(start, start).norm())
 
 
 def effective_rank(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, ""]:
@@ -97,7 +100,7 @@ def effective_rank(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, ""
     check_kernels("effective_rank", kernel)
     if not bool(kernel.isfinite().all()):
         return kernel.new_tensor(torch.nan)
-    values = torch.linalg.eigvalsh(kernel).clamp(min=0)
+    values = torch.linalg.eigvalsh(full_precision(kernel)).clamp(min=0)
     shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
     return torch.where(values.sum() > 0, torch.special.entr(shares).sum().exp(), 0.0)
 
@@ -123,8 +126,25 @@ def linear_cka(features: Float[Tensor, "samples d"], others: Float[Tensor, "samp
         raise ValueError(
             f"linear_cka: representations of {len(features)} and {len(others)} samples came; give the same twice."
         )
-    x, y = (part.double() - part.double().mean(dim=0) for part in (features, others))
+    x, y = centred_points(features), centred_points(others)
     return _cosine((y.T @ x).square().sum(), (x.T @ x).norm(), (y.T @ y).norm())
+
+
+def centred_points(points: Float[Tensor, "samples d"]) -> Float[Tensor, "samples d"]:
+    """Points about their mean, in float64; equal ones are exactly 0, which their mean alone may miss by its rounding.
+
+    Example:
+        >>> centred_points(torch.full((3, 1), 0.1, dtype=torch.float64)).tolist()
+        [[0.0], [0.0], [0.0]]
+    """
+    x = points.double() - points[:1].double()
+    return x - x.mean(dim=0)
+
+
+def _divided(kernel: Tensor, by: Tensor) -> Tensor:
+    """A kernel in units of another's largest entry: squares neither over- nor underflow, equal entries centre to 0."""
+    largest = full_precision(by).abs().amax()
+    return full_precision(kernel) / torch.where(largest == 0, 1.0, largest)
 
 
 def _cosine(product: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ class LinearHead(NamedTuple):
         """The logits of features."""
         return features.double() @ self.weight.T + self.bias
 
+    def hits(self, features: Float[Tensor, "samples d"], target: Int[Tensor, " samples"]) -> Float[Tensor, ""]:
+        """The number of samples that it tells right; NaN where a logit is, which has no largest class."""
+        logits = self.logits(features)
+        return torch.where(logits.isnan().any(), torch.nan, (logits.argmax(dim=1) == target).sum().double())
+
 
 class ClassMoments(NamedTuple):
     """What is known of the features of each class so far, in float64; 0 for a class without samples.

@@ -145,12 +145,14 @@ def _spread(vectors: Tensor) -> Tensor:
 
 
 def _angles(vectors: Tensor, cosine: float) -> Tensor:
-    unit = torch.nn.functional.normalize(vectors, dim=1)
+    lengths = vectors.norm(dim=1, keepdim=True)
+    # Vectors that are all 0 have no angles.
+    unit = vectors / torch.where(lengths.any() & (lengths == 0), 1.0, lengths)
     off = (unit @ unit.T - cosine).abs()
     off.fill_diagonal_(0)
     return off.sum() / (len(vectors) * (len(vectors) - 1))
 
 
 def _unit(matrix: Tensor) -> Tensor:
-    norm = matrix.norm()
-    return torch.where(norm > 0, matrix / torch.where(norm > 0, norm, 1.0), 0.0)
+    # NaN where all is 0.
+    return matrix / matrix.norm()

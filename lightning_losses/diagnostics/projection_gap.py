@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.diagnostics.checks import check_points
-from lightning_losses.diagnostics.kernel_similarity import effective_rank
+from lightning_losses.diagnostics.kernel_similarity import centred_points, effective_rank
 
 
 class ProjectionGap(NamedTuple):
@@ -68,5 +68,5 @@ def feature_rank(features: Float[Tensor, "samples d"]) -> Float[Tensor, ""]:
         2.0
     """
     check_points("feature_rank", "features", features)
-    x = features.double() - features.double().mean(dim=0)
+    x = centred_points(features)
     return effective_rank(x.T @ x if x.shape[1] <= len(x) else x @ x.T)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.diagnostics.checks import check_points
+from lightning_losses.diagnostics.kernel_similarity import centred_points
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def explained_variance(
             f"{list(reconstruction.shape)}; give the same shape twice."
         )
     x = features.double()
-    left, whole = (x - reconstruction.double()).square().sum(), (x - x.mean(dim=0)).square().sum()
+    left, whole = (x - reconstruction.double()).square().sum(), centred_points(x).square().sum()
     return 1 - left / torch.where(whole > 0, whole, torch.nan)
 
 

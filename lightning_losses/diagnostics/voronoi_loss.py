@@ -59,7 +59,10 @@ def voronoi_loss(
             "both the same."
         )
     weights, true_weights = weights.double(), true_weights.double()
-    distance, cell = torch.cdist(atoms.double(), true_atoms.double()).min(dim=1)
+    # By differences: at an atom's own place the distance is exactly 0.
+    distance, cell = torch.cdist(atoms.double(), true_atoms.double(), compute_mode="donot_use_mm_for_euclid_dist").min(
+        dim=1
+    )
     members: Int[Tensor, " true"] = cell.bincount(minlength=len(true_atoms))
     power = torch.where(members[cell] > 1, 2.0, 1.0)
     mass = torch.zeros_like(true_weights).index_add(0, cell, weights)

@@ -160,7 +160,7 @@ class BalancedStep:
             weights = policy.combined(gram, ~losses.isnan().cpu())
             self._rows.add_to_gradients(weights, policy.head_weights())
             return weights
-        weights = policy.weights(losses).detach().cpu()
+        weights = policy.weights(losses).detach()
         if policy.reads == "losses" and self._rows is not None and self._several:
             self._rows.add_to_gradients(weights, weights)
         return weights

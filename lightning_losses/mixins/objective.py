@@ -90,8 +90,10 @@ class ObjectiveMixin(SampleStates):
     offers_terms: bool = True
 
     def setup(self, stage: str) -> None:
-        """Refuse losses with unknown shapes if several processes need them before the first batch."""
+        """Forget a step that an exception ended; refuse losses with unknown shapes if several processes need them."""
         super().setup(stage)
+        for name in ("_balanced_steps", "_watches_terms", "_term_record"):
+            self.__dict__.pop(name, None)
         trainer = attached_trainer(self)
         if trainer is not None and trainer.world_size > 1:
             refuse_unknown_shapes(type(self).__name__, self)

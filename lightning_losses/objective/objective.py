@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_losses.balancing.base import Balancing, Step
 from lightning_losses.losses.glossary import GLOSSARY, is_shared
+from lightning_losses.networks.calls import in_evaluation
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective.term import Term, name_of
 from lightning_losses.parallel.processes import each_alone
@@ -58,8 +59,8 @@ class Objective(nn.Module):
     expects a loss of torch.
 
     Raises:
-        ValueError: no terms; a policy of another objective; when called, a tensor that a term needs and the step lacks,
-            or a term that is no scalar.
+        ValueError: no terms, or names that no module can have; a policy of another objective; when called, a tensor
+            that a term needs and the step lacks, or a term that is no scalar.
 
     Example:
         >>> from lightning_losses.losses import KD, CrossEntropy
@@ -76,9 +77,18 @@ class Objective(nn.Module):
         super().__init__()
         if not terms:
             raise ValueError("Objective: no terms came; give at least one, for example {'ce': Term(CrossEntropy())}.")
-        self.terms = nn.ModuleDict(
-            {name: term if isinstance(term, Term) else Term(term) for name, term in terms.items()}
-        )
+        if not isinstance(terms, Mapping):
+            raise ValueError(
+                f"Objective: terms came as a {type(terms).__name__}; give losses by name, for example "
+                "{'ce': Term(CrossEntropy())}."
+            )
+        named = {name: term if isinstance(term, Term) else Term(term) for name, term in terms.items()}
+        try:
+            self.terms = nn.ModuleDict(named)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"Objective: terms named {list(named)} came, which torch refuses ({error.args[0]}); give other names."
+            ) from None
         if balancing is not None and not isinstance(balancing, Balancing):
             raise ValueError(
                 f"Objective: balancing={balancing!r} came; give a policy of lightning_losses.balancing, such as "
@@ -174,9 +184,8 @@ class Objective(nn.Module):
         for term in self._terms().values():
             if any(is_lazy(parameter) for parameter in term.parameters()):
                 # In evaluation mode, so that no running statistics begin with the example.
-                training = term.training
-                term.eval()(tensors)
-                term.train(training)
+                with in_evaluation(term):
+                    term(tensors)
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}

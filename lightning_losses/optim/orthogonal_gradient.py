@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.parallel.sharding import local_part, whole_dots, whole_squares
+from lightning_losses.parallel.sharding import local_part, whole_dots
 
 Scope = Literal["tensor", "model"]
 
@@ -54,14 +54,13 @@ def orthogonalize_gradients_(
         return
     products = whole_dots([*weights, *weights], [*gradients, *weights])
     along, size = (_over_scope(part, scope) for part in products.chunk(2))
-    # Of a network that has memorised, gradients are so small that float32 has no squares of them.
-    before = _over_scope(whole_squares(gradients), scope)
+    before = _over_scope(whole_dots(gradients, gradients), scope)
     coefficients = torch.where(size > 0, along / size, 0.0)
     for weight, gradient, coefficient in zip(weights, gradients, coefficients.unbind(), strict=True):
         shard = local_part(gradient)
         projected = full_precision(shard) - coefficient.to(full_precision(shard)) * full_precision(local_part(weight))
         shard.copy_(projected)
-    after = _over_scope(whole_squares(gradients), scope)
+    after = _over_scope(whole_dots(gradients, gradients), scope)
     # The size of rounding errors relative to the gradient, filled in on the device, which nobody waits for.
     floor = torch.stack([after.new_full((), 4 * torch.finfo(gradient.dtype).eps) for gradient in gradients])
     ratio = (before / torch.where(after > 0, after, 1.0)).sqrt()

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.parallel.sharding import local_part, whole_dots
 
 
@@ -18,7 +19,8 @@ def weight_norm(weights: Sequence[Tensor]) -> Float[Tensor, ""]:
         >>> weight_norm([torch.tensor([3.0]), torch.tensor([0.0, 4.0])])
         tensor(5.)
     """
-    return whole_dots(weights, weights).sum().sqrt()
+    norm = whole_dots(weights, weights).sum().sqrt()
+    return norm.to(full_precision(local_part(weights[0])).dtype) if weights else norm
 
 
 @torch.no_grad()

@@ -19,9 +19,11 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lightning_losses.environment.atomic_files import refused_number
 from lightning_losses.environment.file_digests import check_digest
-from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.parallel.processes import value_of_first
 from lightning_losses.parallel.sharded_folders import check_folder
+
+# Elements of a tensor that are in double precision at once.
+_PART = 1 << 22
 
 
 def local_part(tensor: Tensor) -> Tensor:
@@ -52,46 +54,31 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def whole_dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """``<left_i, right_i>`` of each pair over all elements, in full precision, without synchronisation.
+    """``<left_i, right_i>`` of each pair over all elements, in double precision, without synchronisation.
 
-    Pairs sharded over the same mesh share one reduction.
+    Squares of float32 would overflow beyond 1e19, and underflow below 1e-19, as gradients do that vanish. Pairs sharded
+    over the same mesh share one reduction.
 
     Args:
         left: n tensors, one of each pair.
         right: n tensors with the same shapes and sharding.
 
     Returns:
-        [n], the same on every process.
+        [n], the same on every process; in float32 on a device without double precision.
 
     Example:
         >>> whole_dots([torch.ones(2, 2), torch.zeros(1)], [torch.ones(2, 2), torch.ones(1)])
-        tensor([4., 0.])
+        tensor([4., 0.], dtype=torch.float64)
     """
     if not left:
-        return torch.zeros(0)
-    products = [
-        (full_precision(local_part(a)) * full_precision(local_part(b))).sum() for a, b in zip(left, right, strict=True)
-    ]
-    return _over_shards(torch.stack([product.to(products[0].dtype) for product in products]), left)
-
-
-def whole_squares(tensors: Sequence[Tensor]) -> Tensor:
-    """``<t_i, t_i>`` of each tensor in its device's widest type, without synchronisation.
-
-    In float32, squares of numbers below 1e-23 are 0, and those of numbers above 1e19 infinite.
-
-    Args:
-        tensors: n tensors, at least one; those sharded over the same mesh share one reduction.
-
-    Returns:
-        [n], the same on every process.
-
-    Example:
-        >>> whole_squares([torch.full((4,), 1e-30)]).sqrt()
-        tensor([2.0000e-30], dtype=torch.float64)
-    """
-    norms = [torch.linalg.vector_norm(local_part(tensor), dtype=wide_type(tensor)) for tensor in tensors]
-    return _over_shards(torch.stack(norms).square(), tensors)
+        return torch.zeros(0, dtype=torch.float64)
+    dots = torch.stack([_dot(local_part(a), local_part(b)) for a, b in zip(left, right, strict=True)])
+    for mesh, dimension, members in _shard_groups(left):
+        chosen = torch.tensor(members, device=dots.device)
+        part = dots[chosen]
+        dist.all_reduce(part, group=mesh.get_group(dimension))
+        dots = dots.index_copy(0, chosen, part)
+    return dots
 
 
 def wide_type(tensor: Tensor) -> torch.dtype:
@@ -102,6 +89,12 @@ def wide_type(tensor: Tensor) -> torch.dtype:
         torch.float64
     """
     return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    wide = wide_type(left)
+    parts = zip(torch.split(left.reshape(-1), _PART), torch.split(right.reshape(-1), _PART), strict=True)
+    return torch.stack([(a.to(wide) * b.to(wide)).sum() for a, b in parts]).sum()
 
 
 def shard_children(
@@ -258,16 +251,6 @@ def refuse_flat_parameters(who: str, modules: Iterable[nn.Module]) -> None:
                 f"{who}: the module is wrapped by FSDP1, whose flat parameters hide the tensors' bounds; "
                 "use FSDP2 (fully_shard, Lightning's ModelParallelStrategy) or DDP."
             )
-
-
-def _over_shards(values: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """The values of each tensor's shards, summed."""
-    for mesh, dimension, members in _shard_groups(tensors):
-        chosen = torch.tensor(members, device=values.device)
-        part = values[chosen]
-        dist.all_reduce(part, group=mesh.get_group(dimension))
-        values = values.index_copy(0, chosen, part)
-    return values
 
 
 def _shard_groups(tensors: Sequence[Tensor]) -> list[tuple[DeviceMesh, int, list[int]]]:

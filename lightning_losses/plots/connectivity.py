@@ -24,7 +24,8 @@ def connectivity_panels(steps: Sequence[float], barriers: Sequence[float], lines
     with paper_style():
         figure, (over_steps, along) = new_figure(2, width=3.2, height=2.5)
         over_steps.plot(steps, barriers, color=COLORS[0], marker="o", markersize=3)
-        over_steps.set_ylim(bottom=min(0.0, -0.03 * max(barriers)))
+        highest = max((barrier for barrier in barriers if math.isfinite(barrier)), default=0.0)
+        over_steps.set_ylim(bottom=min(0.0, -0.03 * highest))
         over_steps.set_xlabel("optimizer step")
         over_steps.set_ylabel("loss barrier")
         shade = _shade_of_steps(figure, along, steps)

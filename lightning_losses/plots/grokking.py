@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -143,7 +144,9 @@ def _scale(axis: Axes, measure: str) -> None:
         axis.set_ylim(-3, 103)
     else:
         axis.set_ylabel(measure)
-        axis.set_yscale("log")
+        # matplotlib draws no logarithmic axis for nothing but NaN.
+        if any(math.isfinite(value) and value > 0 for line in axis.lines for value in np.asarray(line.get_ydata())):
+            axis.set_yscale("log")
 
 
 def _step(step: float, _: int | None = None) -> str:

@@ -13,6 +13,7 @@ from lightning_losses import CrossEntropy, MbLS, Objective, Term
 from lightning_losses.balancing import (
     DWA,
     IMTLG,
+    IMTLL,
     MGDA,
     RLW,
     AlignedMTL,
@@ -26,10 +27,14 @@ from lightning_losses.balancing import (
     TorchJDWeighting,
     UncertaintyWeighting,
     UPGrad,
+    term_gradients,
 )
 from lightning_losses.balancing.base import Step
+from lightning_losses.balancing.term_gradients import TermGradients
+from lightning_losses.mixins.balanced_step import BalancedStep
 from lightning_losses.objective import balanced_backward
 from tests.kernels.on_cuda import fake_cuda  # noqa: F401 - the fixture is used by its name
+from tests.losses.test_no_waiting import Waits
 
 OFFERED = [value for value in vars(balancing).values() if isinstance(value, type) and issubclass(value, Balancing)]
 OWN = [kind for kind in OFFERED if kind not in (Balancing, GradientBalancing, TorchJDWeighting)]
@@ -242,6 +247,36 @@ def test_on_a_card_the_number_of_steps_is_read_only_after_something_else_has_wri
             _ = policy.steps_done
 
 
+def test_what_uses_loss_values_waits_for_no_device():
+    losses = torch.empty(3, dtype=torch.float64, device="meta")
+    for kind in (DWA, GradNorm, IMTLL, UncertaintyWeighting):
+        policy, step = kind(), object.__new__(BalancedStep)
+        policy.begin(3)
+        policy.to("meta")
+        step._rows, step._several = None, False
+        with Waits(losses, *policy.parameters(), *policy.buffers()) as mode:
+            policy.at_epoch(1)
+            step._apply(policy, losses, None)
+            policy.update(Step(losses, losses))
+        assert mode.waits == [], kind
+
+
+@pytest.mark.parametrize("kind", [IMTLL, UncertaintyWeighting])
+def test_a_learned_weight_comes_back_from_its_bound(kind):
+    policy = kind()
+    policy.begin(1)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    weights = []
+    for value in [1e-12] * 40 + [1e3]:
+        losses = torch.tensor([value])
+        weights.append(policy.weights(losses))
+        optimizer.zero_grad()
+        (weights[-1] * losses + policy.penalties()).sum().backward()
+        optimizer.step()
+    assert weights[-1].item() == pytest.approx(math.exp(10) * {UncertaintyWeighting: 0.5}.get(kind, 1.0))
+    assert policy.weights(losses).item() < 1e-3
+
+
 def test_half_precision_leaves_the_state_in_full_precision():
     objective = Objective({"ce": CrossEntropy(), "mbls": MbLS()}, balancing=DWA()).to(torch.bfloat16)
     assert objective.balancing.sums.dtype is torch.float64
@@ -311,6 +346,15 @@ def test_gradients_in_a_loop_of_ones_own(kind):
     for number, (parameter, gradient) in enumerate(zip(heads, own, strict=True)):
         weight = bargain[number // 2] if kind is NashMTL else 1.0
         torch.testing.assert_close(parameter.grad, weight * gradient)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_products_of_gradients_neither_underflow_nor_overflow(scale, monkeypatch):
+    monkeypatch.setattr(term_gradients, "_PART", 3)
+    weight, slopes = nn.Parameter(torch.ones(7)), torch.randn(2, 7) * scale
+    gathered = TermGradients("test", {"weight": weight}, terms=2)
+    gathered.add(list(slopes @ weight), torch.ones(()), None)
+    torch.testing.assert_close(gathered.gram(), slopes.double() @ slopes.double().T, rtol=1e-12, atol=0)
 
 
 def test_torchjd_agrees():

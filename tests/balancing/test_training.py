@@ -7,6 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from lightning_losses import CrossEntropy, Objective, ObjectiveMixin, Term
+from lightning_losses.balancing import MGDA
 from lightning_losses.balancing.term_gradients import TermGradients
 from lightning_losses.callbacks import GradientConflict
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
@@ -302,3 +303,31 @@ def test_gradients_that_are_not_finite_are_left_to_who_looks_at_them():
     module = fit(Broken(["PCGrad"]), batches(), max_steps=1)
     assert not module.noted[0]["networks.PCGrad.trunk.weight"].isfinite().all()
     assert module.objective.balancing.steps == 0
+
+
+class Failing(ObjectiveMixin, L.LightningModule):
+    """Its second batch fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(4, 3)
+        self.objective = Objective({"a": CrossEntropy(), "b": CrossEntropy(label_smoothing=0.9)}, MGDA())
+
+    def training_step(self, batch, batch_idx):
+        return self.apply_objective(logits=self.network(batch * (1 / (1 - batch_idx))), target=torch.arange(6) % 3)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.5)
+
+
+def test_a_step_that_an_exception_ended_is_none_of_the_next_fit():
+    module = Failing()
+    fitter = L.Trainer(
+        accelerator="cpu", max_epochs=1, accumulate_grad_batches=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.raises(ZeroDivisionError):
+        fitter.fit(module, torch.utils.data.DataLoader(torch.randn(2, 6, 4), batch_size=None))
+    assert vars(module)["_balanced_steps"]
+    module.setup("fit")
+    assert not vars(module).get("_balanced_steps")

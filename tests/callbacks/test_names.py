@@ -2,13 +2,24 @@
 
 import importlib
 import pkgutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
 import lightning_losses.callbacks as callbacks
+from lightning_losses.callbacks import (
+    ClassCentroids,
+    ClassCounts,
+    EmpiricalNTK,
+    GrokkingMonitor,
+    History,
+    WeightNorms,
+)
+from lightning_losses.callbacks.access import evaluation_mode
 from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.checkpoints.process_states import same
 from lightning_losses.environment.lazy_exports import exports
 
 BASES = {
@@ -48,3 +59,24 @@ def test_what_a_callback_keeps_is_not_what_goes_on_changing():
     callback.load_state_dict(state)
     callback.sums["each"][0].zero_()
     assert state["sums"]["each"][0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("begun", [0, 7], ids=["another network", "the same fit goes on"])
+@pytest.mark.parametrize("make", [WeightNorms, GrokkingMonitor, EmpiricalNTK, ClassCounts, ClassCentroids, History])
+def test_a_fit_from_the_start_forgets_the_one_before(make, begun):
+    callback, trainer = make(), SimpleNamespace(global_step=0)
+    fresh = callback.state_dict()
+    callback.setup(trainer, None, "fit")
+    used = {name: torch.ones(2) if value is None or name == "_begun" else [1] for name, value in fresh.items()}
+    callback.load_state_dict(used)
+    trainer.global_step = begun
+    callback.setup(trainer, None, "fit")
+    assert same(callback.state_dict(), used if begun else fresh)
+
+
+def test_evaluation_leaves_the_random_numbers_of_training_alone():
+    network = torch.nn.Linear(1, 1)
+    before = torch.get_rng_state()
+    with evaluation_mode(network):
+        torch.rand(2)
+    assert torch.equal(torch.get_rng_state(), before)

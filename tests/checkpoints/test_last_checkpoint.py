@@ -67,3 +67,10 @@ def test_a_resumed_training_goes_on_comparing_with_the_best(tmp_path, accumulate
     assert best(tmp_path) == 1
     fit(tmp_path, scores, 4, accumulate, tmp_path / "last.ckpt")
     assert best(tmp_path) == 3
+
+
+def test_the_best_of_another_network_is_none_of_this_one(tmp_path):
+    callback = LastCheckpoint(tmp_path, monitor="score")
+    trained(tmp_path, callback, [0.1, 0.9], 2)
+    trained(tmp_path, callback, [0.5], 1)
+    assert callback.best == pytest.approx(0.5) and best(tmp_path) == 0

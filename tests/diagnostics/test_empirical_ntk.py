@@ -12,7 +12,9 @@ from lightning_losses.diagnostics.kernel_similarity import (
     effective_rank,
     kernel_alignment,
     kernel_distance,
+    label_alignment,
     linear_cka,
+    one_sided_alignment,
 )
 from lightning_losses.networks.polynomial_network import PolynomialNetwork
 from tests.callbacks.training import PerProcess, Tiny, batches, trainer
@@ -50,6 +52,26 @@ def test_a_kernel_is_aligned_with_its_multiples(centred):
     assert kernel_alignment(one, torch.zeros_like(one), centred=centred) == 0
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_no_kernel_is_too_small_or_too_large_for_float32(scale):
+    one, labels = kernel().float() * scale, torch.eye(6)[:, :2]
+    assert kernel_alignment(one, one).item() == pytest.approx(1)
+    assert kernel_distance(3 * one, one).item() == pytest.approx(2)
+    for alignment, of in ((label_alignment, labels), (one_sided_alignment, labels[:, 0])):
+        torch.testing.assert_close(alignment(one, of), alignment(one / scale, of))
+    # Equal entries are 0 once they are centred, also where their mean is rounded.
+    assert kernel_alignment(torch.full((6, 6), 0.1 * scale), one) == 0
+
+
+def test_half_precision_has_a_rank():
+    network, inputs = nn.Linear(3, 2, dtype=torch.bfloat16), torch.eye(3, dtype=torch.bfloat16)
+    tangent = trace_ntk(network, inputs)
+    assert tangent.dtype == torch.float32
+    torch.testing.assert_close(effective_rank(tangent.bfloat16()), effective_rank(tangent))
+    labels = torch.eye(3)[0]
+    torch.testing.assert_close(one_sided_alignment(tangent.half(), labels.half()), one_sided_alignment(tangent, labels))
+
+
 def test_centring_forgets_constants():
     one = kernel()
     assert kernel_alignment(one, one + 5).item() == pytest.approx(1)
@@ -69,6 +91,9 @@ def test_linear_cka_ignores_rotations_and_scales_and_is_the_kernels_alignment():
     assert linear_cka(x, 4 * x @ rotation + 2).item() == pytest.approx(1)
     torch.testing.assert_close(linear_cka(x, y), kernel_alignment(x @ x.T, y @ y.T))
     assert linear_cka(x, torch.ones(20, 2)) == 0
+    # Their mean is none of them, by its rounding.
+    equal = torch.full((1000, 2), 0.1, dtype=torch.float64)
+    assert linear_cka(equal, equal) == 0
 
 
 class Called(Tiny):

@@ -32,6 +32,10 @@ def test_few_steps_find_a_separated_eigenvalue_with_its_sign():
     assert spectrum.values[0].item() == pytest.approx(-3, abs=0.02)
 
 
+def test_an_operator_that_is_not_finite_has_no_spectrum():
+    assert all(part.isnan().all() for part in lanczos(lambda v: v * torch.nan, 5))
+
+
 @pytest.mark.parametrize("diagonal", [torch.zeros(5), torch.ones(5), torch.tensor([2.0, 2.0, 0.0])])
 def test_an_exhausted_space_ends_it(diagonal):
     spectrum = lanczos(lambda v: diagonal * v, len(diagonal), steps=10)

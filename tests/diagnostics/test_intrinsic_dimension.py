@@ -33,3 +33,10 @@ def test_too_few_distinct_points_are_refused():
     with pytest.raises(ValueError) as error:
         intrinsic_dimension(torch.ones(9, 2))
     assert str(error.value) == "intrinsic_dimension: 1 distinct points came for 2 neighbours of each; give more points."
+
+
+def test_differences_below_the_rounding_of_the_middle_count():
+    # Three ratios of neighbours, 1e20 twice and 2.
+    points = torch.tensor([[0.0], [1e-20], [1.0], [2.0]], dtype=torch.float64)
+    wanted = 4 / torch.tensor([1e20, 1e20, 1.0, 2.0], dtype=torch.float64).log().sum()
+    torch.testing.assert_close(intrinsic_dimension(points), wanted)

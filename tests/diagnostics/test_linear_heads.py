@@ -23,6 +23,12 @@ def test_parts_are_the_whole_also_where_classes_are_missing_and_means_are_large(
     torch.testing.assert_close(whole.deviation[1] / 20, FEATURES[TARGET == 1].var(dim=0, correction=0))
 
 
+def test_what_has_no_largest_logit_is_neither_right_nor_wrong():
+    head = gaussian_nb_head(class_moments(FEATURES, TARGET, 4))
+    assert head.hits(FEATURES, TARGET) == (head.logits(FEATURES).argmax(dim=1) == TARGET).sum() > 30
+    assert head.hits(FEATURES.index_fill(0, torch.tensor([7]), torch.nan), TARGET).isnan()
+
+
 def test_naive_bayes_is_the_class_of_the_largest_posterior_of_one_diagonal_gaussian_each():
     target = TARGET.masked_fill(torch.arange(60) < 20, 1)
     groups = [FEATURES[target == k] for k in range(3)]

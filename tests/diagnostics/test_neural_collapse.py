@@ -64,6 +64,17 @@ def test_what_is_not_finite_gives_nan(broken):
     assert all(value.isnan() for value in neural_collapse(target=target, **given).values())
 
 
+def test_what_is_undefined_is_nan_and_no_length_is_too_short():
+    features, target, weight, bias = random()
+    nothing = neural_collapse(torch.ones_like(features), target, torch.zeros_like(weight))
+    assert {name for name, value in nothing.items() if value.isnan()} == set(nothing) - {"nc4"}
+    short = neural_collapse(1e-20 * features, target, weight, bias)
+    assert short.pop("nc4") <= 1
+    whole = neural_collapse(features, target, weight, bias)
+    for name, value in short.items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=0)
+
+
 def test_a_class_without_samples_is_left_out():
     features, target, weight, bias = random()
     kept = target != 2
@@ -169,3 +180,14 @@ def test_processes_share_the_statistics(tmp_path, monkeypatch, strategy):
 def test_modules_that_are_not_there_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="neural_collapse"):
         trainer(tmp_path, [NeuralCollapse(**options)]).fit(Called(), PerProcess(batches()))
+
+
+def test_a_text_is_no_list_of_layers():
+    with pytest.raises(ValueError, match="neural_collapse: layers='network.0' came; give a list of module names."):
+        NeuralCollapse("network.2", layers="network.0")
+
+
+def test_inputs_come_in_the_precision_of_the_run(tmp_path):
+    monitor = NeuralCollapse("network.2", samples=8)
+    trainer(tmp_path, [monitor], precision="64-true").fit(Called(), PerProcess(batches(1)))
+    assert monitor.values["nc1"][0] > 0

@@ -21,6 +21,8 @@ def test_a_projection_to_fewer_directions_has_a_gap_and_a_rotation_none():
     fewer = projection_gap(features, features[:, :2])
     assert fewer.before > 5 and fewer.after < 2.01 and fewer.gap == fewer.before - fewer.after
     assert feature_rank(torch.ones(3, 2)) == 0
+    # Their mean is none of them, by its rounding.
+    assert feature_rank(torch.full((1000, 2), 0.1, dtype=torch.float64)) == 0
 
 
 def test_features_of_other_samples_are_refused():

@@ -10,7 +10,8 @@ def test_the_mean_explains_nothing_and_the_features_everything():
     assert explained_variance(x + 100, (x + 100).mean(dim=0).expand_as(x)).item() == pytest.approx(0, abs=1e-9)
     half = x - 0.5 * (x - x.mean(dim=0))
     assert explained_variance(x, half).item() == pytest.approx(0.75)
-    assert explained_variance(torch.ones(3, 2), torch.ones(3, 2)).isnan()
+    for equal in (torch.ones(3, 2), torch.full((1000, 2), 0.1, dtype=torch.float64)):
+        assert explained_variance(equal, 2 * equal).isnan()
 
 
 def test_frequencies_are_ranked():

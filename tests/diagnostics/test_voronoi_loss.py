@@ -15,6 +15,8 @@ def test_one_atom_counts_by_its_distance_and_several_by_the_squares():
 
 
 def test_0_where_components_are_split_or_permuted():
+    many = 10 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    assert voronoi_loss(torch.full((40,), 1 / 40), many, torch.full((40,), 1 / 40), many).item() == 0
     order = torch.tensor([2, 0, 1, 0])
     assert voronoi_loss(SHARE[order] / torch.tensor([1, 2, 1, 2]), TRUE[order], SHARE, TRUE).item() == 0
 

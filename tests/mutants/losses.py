@@ -25,7 +25,7 @@ MISTAKES = [
     *of(
         "losses/classification/stablemax_cross_entropy.py",
         "tests/losses/classification/test_stablemax_cross_entropy.py",
-        ("value = (1 - self.label_smoothing) * value", "value = value"),
+        ("(1 - share) * value", "value"),
         (
             "torch.log1p(torch.where(positive, 0.0, -logits))",
             "torch.log1p(torch.where(positive, 0.0, logits.abs() / 2))",

@@ -103,6 +103,11 @@ def test_third_party_module_and_function_become_terms():
 def test_what_is_no_objective_is_refused():
     with pytest.raises(ValueError, match="no terms"):
         Objective({})
+    with pytest.raises(ValueError, match="terms came as a list; give losses by name"):
+        Objective([CrossEntropy()])
+    for name in ("a.b", "", "keys", 1):
+        with pytest.raises(ValueError, match=r"^Objective: terms named \[.*\] came, which torch refuses"):
+            Objective({name: CrossEntropy()})
     with pytest.raises(ValueError, match="loss='kd'"):
         Term("kd")
     with pytest.raises(ValueError, match="weight='heavy'"):
@@ -143,6 +148,10 @@ def test_parameters_of_losses_train_and_materialize():
 
     objective = Objective({"ce": CrossEntropy(), "projected": Projected()})
     assert objective.lazy
+    frozen = objective.terms["projected"].loss.head.eval()
+    with pytest.raises(AttributeError):
+        objective.materialize(features="no tensor")
+    assert objective.terms["projected"].training and not frozen.training
     objective.materialize(features=torch.zeros(2, 5))
     assert not objective.lazy
     assert objective.state_dict()["terms.projected.loss.head.weight"].shape == (3, 5)

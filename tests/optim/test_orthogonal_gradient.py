@@ -193,3 +193,10 @@ def test_wrapping_twice_is_refused_until_removed():
     optimizer = with_orthogonal_gradients(torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1.0))
     with pytest.raises(ValueError, match="already"):
         with_orthogonal_gradients(optimizer)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_gradients_of_any_scale_keep_their_length(scale):
+    weights, gradients = pairs(torch.float32)
+    for out, gradient in zip(projected(weights, [g * scale for g in gradients]), gradients, strict=True):
+        torch.testing.assert_close(out.double().norm() / scale, gradient.double().norm(), rtol=1e-5, atol=0)

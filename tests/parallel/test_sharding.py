@@ -7,22 +7,18 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from lightning_losses.parallel.sharding import (
-    local_part,
-    refuse_flat_parameters,
-    shard_like,
-    whole,
-    whole_dots,
-    whole_squares,
-)
+from lightning_losses.parallel import sharding
+from lightning_losses.parallel.sharding import local_part, refuse_flat_parameters, shard_like, whole, whole_dots
 from tests.distributed.processes import in_group, run_on_processes
 
 
-def test_dots_of_plain_tensors_are_in_full_precision():
-    left, right = torch.full((4096,), 0.1, dtype=torch.bfloat16), torch.ones(3)
-    dots = whole_dots([left, right], [left, right])
-    # bfloat16's 0.1, squared; a sum in bfloat16 would stop growing at 2.
-    torch.testing.assert_close(dots, torch.stack([left.double().square().sum().float(), torch.tensor(3.0)]))
+def test_dots_of_plain_tensors_are_in_double_precision(monkeypatch):
+    monkeypatch.setattr(sharding, "_PART", 1000)
+    # bfloat16's 0.1, squared: a sum in bfloat16 would stop growing at 2. Squares of the others leave float32's range.
+    tensors = [torch.full((4096,), 0.1, dtype=torch.bfloat16), torch.randn(3, 3).T * 1e-25, torch.full((7,), 1e20)]
+    wanted = torch.stack([tensor.double().square().sum() for tensor in tensors])
+    torch.testing.assert_close(whole_dots(tensors, tensors), wanted, rtol=1e-12, atol=0)
+    assert whole_dots([torch.zeros(0, 3)], [torch.zeros(0, 3)]).tolist() == [0]
 
 
 def test_plain_tensors_are_their_own_parts():
@@ -38,7 +34,6 @@ def on_two_processes():
     tensors = [distribute_tensor(tensor, mesh, placing) for tensor, placing in zip(plain, placements, strict=True)]
     together = [*tensors, plain[0]]
     torch.testing.assert_close(whole_dots(together, together), whole_dots([*plain, plain[0]], [*plain, plain[0]]))
-    torch.testing.assert_close(whole_squares(together), whole_squares([*plain, plain[0]]))
     assert local_part(tensors[0]).shape[0] < 5
     again = shard_like(whole(tensors[0]), tensors[0])
     assert isinstance(again, DTensor) and torch.equal(local_part(again), local_part(tensors[0]))

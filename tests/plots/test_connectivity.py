@@ -13,6 +13,11 @@ def test_every_line_is_drawn():
     assert [line.get_ydata().tolist() for line in along.lines] == [[1.0, 1.2, 0.8], [0.8, 0.7, 0.6]]
 
 
+def test_a_loss_that_is_not_finite_leaves_the_rest_to_be_drawn():
+    figure = connectivity_panels([100, 200], [math.inf, 0.2], [[1.0, math.inf, 0.8], [0.8, 0.7, 0.6]])
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(-0.006)
+
+
 def test_runs_that_diverged_are_drawn_at_the_untrained_loss():
     finals = {1e-1: math.nan, 1e-3: 0.5, 1e-2: 0.4}
     axis = learning_rate_curves({"plain": finals}, initial_loss=2.3).axes[0]

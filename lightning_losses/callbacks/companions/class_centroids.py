@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_losses.callbacks.access import evaluation_mode, step_logits, sum_over_processes
+from lightning_losses.callbacks.calibration.evaluation_logits import on_the_device
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.environment.logged_means import log_means
@@ -62,7 +63,7 @@ class ClassCentroids(DeclaredCallback):
         batch_size = getattr(trainer.train_dataloader, "batch_size", None)
         with evaluation_mode(pl_module):
             for batch in share_of_training_set(self.name, trainer, batch_size):
-                batch = trainer.strategy.batch_to_device(batch)
+                batch = on_the_device(trainer, pl_module, batch)
                 kept = labelled_rows(batch["target"], *ignored_targets(pl_module))
                 target = class_indices(batch["target"][kept])
                 more, seen = class_sums(pl_module(batch["inputs"]).float()[kept], target)

@@ -6,6 +6,7 @@ import lightning as L
 import torch
 
 from lightning_losses.callbacks.access import sum_over_processes
+from lightning_losses.callbacks.calibration.evaluation_logits import on_the_device
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.losses.distillation.features.nd_loss import NDLoss
@@ -53,7 +54,7 @@ class ClassMeans(DeclaredCallback):
         counts: Any = None
         remedy = "give a DataLoader, or set the means by NDLoss.set_class_means"
         for batch in share_of_training_set(self.name, trainer, self.batch_size, remedy=remedy):
-            batch = trainer.strategy.batch_to_device(batch)
+            batch = on_the_device(trainer, pl_module, batch)
             features = module.teacher_tensors(batch)["teacher_features"].double()
             if total is None:
                 total = features.new_zeros(losses[0].num_classes, features.shape[-1])

@@ -42,6 +42,10 @@ class DeferredReweighting(DeclaredCallback):
         """Leave every loss as it was built."""
         self._set(pl_module, self.start_epoch)
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """The same, where training ends in an error or is interrupted."""
+        self._set(pl_module, self.start_epoch)
+
     def _set(self, module: L.LightningModule, epoch: int) -> None:
         for loss in module.modules():
             if isinstance(loss, ClassWeightedLoss):

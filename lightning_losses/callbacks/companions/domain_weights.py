@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.callbacks.access import evaluation_mode, sum_over_processes
+from lightning_losses.callbacks.calibration.evaluation_logits import on_the_device
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.data.loading import held_out_loader
 from lightning_losses.numerics.rows import labelled_rows
@@ -111,7 +112,7 @@ class DomainWeights(DeclaredCallback):
                         raise ValueError(
                             f"DomainWeights: validation batches hold {', '.join(one)}; give them 'domain'."
                         )
-                batch = trainer.strategy.batch_to_device(batch)
+                batch = on_the_device(trainer, module, batch)
                 kept = labelled_rows(batch["target"], *ignored_targets(module)) & counts_here
                 losses = F.cross_entropy(predict(batch)[kept].double(), batch["target"][kept], reduction="none")
                 shape = batch["domain"].shape + (1,) * (kept.ndim - 1)

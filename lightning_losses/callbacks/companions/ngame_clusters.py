@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_losses.callbacks.access import evaluation_mode, sum_over_processes
+from lightning_losses.callbacks.calibration.evaluation_logits import on_the_device
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.numerics.settings import Count
@@ -59,7 +60,7 @@ class NGAMEClusters(DeclaredCallback):
         with evaluation_mode(pl_module):
             size = self.batch_size or getattr(trainer.train_dataloader, "batch_size", None)
             for batch in share_of_training_set(self.name, trainer, size):
-                batch = trainer.strategy.batch_to_device(batch)
+                batch = on_the_device(trainer, pl_module, batch)
                 if not isinstance(batch, dict) or self.inputs not in batch:
                     came = ", ".join(map(repr, batch)) if isinstance(batch, dict) else f"a {type(batch).__name__}"
                     raise ValueError(

@@ -100,7 +100,7 @@ class AdversarialErrorScaling(AttackMonitor):
 
     def figure(self) -> Figure:
         """The errors over steps."""
-        errors = {name: curve for name, curve in self.curves().items() if name.startswith("error_")}
+        errors = {name: curve for name, curve in self.curves().items() if "error_" in name}
         return fraction_curves(errors, ylabel="error under attack (%)")
 
 

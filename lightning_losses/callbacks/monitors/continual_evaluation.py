@@ -94,7 +94,8 @@ class ContinualEvaluation(Monitor):
             for inputs, target in self.tasks:
                 own = slice(trainer.global_rank, None, trainer.world_size)
                 kept = labelled_rows(target[own], *ignored)
-                logits = pl_module(inputs[own].to(pl_module.device)).cpu()[kept.cpu()]
+                rows = trainer.precision_plugin.convert_input(inputs[own].to(pl_module.device))
+                logits = pl_module(rows).cpu()[kept.cpu()]
                 hits.append((logits.argmax(dim=-1) == class_indices(target[own].cpu()[kept.cpu()])).sum())
         total = sum_over_processes(trainer, on_device(trainer, torch.stack(hits)))
         counts = [int(labelled_rows(target, *ignored).sum()) for _, target in self.tasks]

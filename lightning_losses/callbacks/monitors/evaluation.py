@@ -86,8 +86,7 @@ class EvaluationMonitor(Monitor):
             )
         # Processes differ in how many batches give them their rows, and FSDP2's forward passes are of all at once.
         module: Any = unsharded_copy(pl_module) if is_sharded(pl_module) else pl_module
-        # A shuffling loader draws its seed from torch's random state, which training must find unchanged.
-        with torch.random.fork_rng(devices=[]), evaluating(module), torch.no_grad():
+        with evaluating(module), torch.no_grad():
             values = self.evaluate(trainer, module, pl_module.device)
         if values:
             self.record(trainer, trainer.global_step, values)

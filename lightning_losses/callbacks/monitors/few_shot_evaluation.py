@@ -1,5 +1,6 @@
 """Watches how well a layer's features tell new classes from a few samples of each, after epochs."""
 
+import math
 from dataclasses import field
 from typing import Annotated, NamedTuple
 
@@ -69,6 +70,8 @@ class FewShotEvaluation(EvaluationMonitor):
         random = torch.Generator().manual_seed(self.seed)
         right = torch.zeros(2, dtype=torch.float64)
         features, target = _in_one_order(rows, self.layer)
+        if not bool(features.isfinite().all()):
+            return {"accuracy": math.nan, "transductive_accuracy": math.nan}
         for _ in range(self.episodes):
             episode = self._episode(features, target, random)
             means = episode.support.reshape(self.shots, self.ways, -1).mean(dim=0)

@@ -1,5 +1,6 @@
 """Watches the information of layers about the input and the label."""
 
+import math
 from typing import Literal
 
 import torch
@@ -72,6 +73,8 @@ class InformationPlane(LayerMonitor):
 
     def _estimate(self, activity: Tensor, target: Tensor) -> Information:
         if self.estimator == "bins":
+            if not bool(activity.isfinite().all()):
+                return Information(math.nan, math.nan, math.nan)
             below = torch.nextafter(activity.min(), activity.new_tensor(-torch.inf))
             low = 0.0 if bool((activity >= 0).all()) else float(below)
             return binned_information(adaptive_bins(activity, self.bins, low), target)

@@ -1,6 +1,7 @@
 """Watches how training would continue at other learning rates."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
@@ -95,7 +96,8 @@ class LearningRateSensitivity(Monitor):
         super().__post_init__()
         check_number(self.name, "trial_steps", self.trial_steps, most=self.every_n_steps)
         given, self.multiples = self.multiples, tuple(sorted(float(multiple) for multiple in self.multiples))
-        if len(set(self.multiples)) != len(self.multiples) or len(self.multiples) < 2 or self.multiples[0] <= 0:
+        in_range = all(0 < multiple < math.inf for multiple in self.multiples)
+        if len(set(self.multiples)) != len(self.multiples) or len(self.multiples) < 2 or not in_range:
             raise ValueError(f"{self.name}: multiples={list(given)} came; give two or more different ones above 0.")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

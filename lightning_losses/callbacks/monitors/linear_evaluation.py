@@ -69,7 +69,7 @@ class LinearEvaluation(EvaluationMonitor):
         hits = on_device(trainer, [0.0, 0.0])
         for loader in loaders(trainer):
             for features, target in self.batches(module, loader, device):
-                right = (head.logits(features[self.layer]).argmax(dim=1) == target).sum()
+                right = head.hits(features[self.layer], target)
                 hits += on_device(trainer, [float(right), float(len(target))])
         right, number = sum_over_processes(trainer, hits).tolist()
         return {f"{self.head}_accuracy": right / number} if number else {}

@@ -96,6 +96,11 @@ class MixupConfiguration(ProbeMonitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
     ) -> dict[str, float]:
         """The mixtures' features."""
+        if target.is_floating_point():
+            raise ValueError(
+                f"{self.name}: a floating-point target came, and samples of one class each are mixed; give class "
+                "indices."
+            )
         known = torch.tensor(self.classes, device=target.device)
         kept = torch.isin(target, known)
         rows, place = inputs[kept], (target[kept].unsqueeze(1) == known).int().argmax(dim=1)

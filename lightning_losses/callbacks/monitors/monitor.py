@@ -1,5 +1,6 @@
 """The base of monitors: they measure every n steps, keep the values, log and draw them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, field
 from pathlib import Path
@@ -44,9 +45,9 @@ class Monitor(DeclaredCallback):
         return step % self.every_n_steps == 0 and (not self.steps or self.steps[-1] < step)
 
     def record(self, trainer: L.Trainer, step: int, values: Mapping[str, float]) -> None:
-        """Store and log the values of a step; the names are the same at every step."""
+        """Store and log the values of a step; NaN is stored of a name that this step lacks."""
         self.steps.append(step)
-        for name, value in values.items():
+        for name, value in {**dict.fromkeys(self.values, math.nan), **values}.items():
             self.values.setdefault(name, []).append(float(value))
         named = {f"{self.name}/{name}": float(value) for name, value in values.items()}
         for logger in trainer.loggers:
@@ -91,6 +92,10 @@ class LogitMonitor(Monitor):
     def rows(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The values to average by name, [n] each, one per row."""
         raise NotImplementedError
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget a step that an exception ended."""
+        self._sums = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -64,6 +64,11 @@ class NeuralCollapse(Monitor):
     # Counts epochs, not steps.
     every_n_steps: int = field(init=False, default=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.layers, str):
+            raise ValueError(f"{self.name}: layers={self.layers!r} came; give a list of module names.")
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the names."""
         refuse_hidden_gradients(self.name, trainer)
@@ -127,13 +132,12 @@ class NeuralCollapse(Monitor):
         hooks += [module.get_submodule(layer).register_forward_hook(keep(layer)) for layer in self.layers]
         rows = 0
         try:
-            # A shuffling loader draws its seed from torch's random state, which training must find unchanged.
-            with torch.random.fork_rng(devices=[]), evaluating(module), torch.no_grad():
+            with evaluating(module), torch.no_grad():
                 for batch in trainer.train_dataloader or []:
                     inputs, target = with_target(*inputs_and_target(self.name, batch), *ignored)
                     if len(target) == 0:
                         continue
-                    module(inputs.to(device))
+                    module(module.trainer.precision_plugin.convert_input(inputs.to(device)))
                     targets.append(class_indices(target).to(device))
                     rows += len(target)
                     if rows >= self.samples:

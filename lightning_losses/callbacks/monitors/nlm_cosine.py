@@ -37,7 +37,7 @@ def nlm_cosine(
 
 def _cosine(along: Tensor, size: Tensor, length: Tensor) -> Tensor:
     norms = size.sqrt() * length.sqrt()
-    return torch.where(norms > 0, -along / torch.where(norms > 0, norms, 1.0), 0.0)
+    return torch.where(norms == 0, 0.0, -along / torch.where(norms == 0, 1.0, norms))
 
 
 class NLMCosine(GradientMonitor):

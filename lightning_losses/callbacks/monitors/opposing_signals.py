@@ -1,5 +1,6 @@
 """Finds the samples whose losses move against each other."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, NamedTuple
@@ -66,8 +67,8 @@ def opposing_signals(
     falling = (-change).topk(chosen).indices
     rise = change[rising].mean().clamp(min=0).item()
     fall = -change[falling].mean().clamp(max=0).item()
-    visible = max(abs(change.mean().item()), torch.finfo(torch.float64).tiny)
-    return Opposition(rising, falling, rise, fall, (rise + fall) / visible if rise + fall > 0 else 0.0)
+    visible = change.mean().abs().clamp(min=torch.finfo(torch.float64).tiny).item()
+    return Opposition(rising, falling, rise, fall, 0.0 if rise + fall == 0 else (rise + fall) / visible)
 
 
 class OpposingSignals(ProbeMonitor):
@@ -123,6 +124,9 @@ class OpposingSignals(ProbeMonitor):
                 # A group that oscillates rises at one measurement and falls at the next.
                 now, then = torch.cat([found.rising, found.falling]), torch.cat([last.rising, last.falling])
                 values["persistence"] = torch.isin(now, then.to(now.device)).double().mean().item()
+            if math.isnan(found.score):
+                # Losses that are NaN are in no order.
+                values["persistence"] = math.nan
         return values
 
     def figure(self) -> Figure:

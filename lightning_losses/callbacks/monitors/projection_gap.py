@@ -87,4 +87,4 @@ class ProjectionGap(EvaluationMonitor):
             if self.head == "nb"
             else logistic_head(features, target, self.num_classes)
         )
-        return float((head.logits(asked).argmax(dim=1) == wanted).double().mean())
+        return float(head.hits(asked, wanted)) / len(wanted)

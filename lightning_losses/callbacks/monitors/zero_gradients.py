@@ -38,9 +38,8 @@ class ZeroGradients(GradientMonitor):
 
     def measure(self, weights: list[nn.Parameter], gradients: list[Any]) -> tuple[Tensor, Tensor]:
         """The shares."""
-        # Sums of ones in float32 are exact for up to 2**24 entries.
-        zeros: list[Any] = [(gradient == 0).float() for gradient in gradients]
-        counts = whole_dots(zeros, zeros).double()
+        zeros: list[Any] = [gradient == 0 for gradient in gradients]
+        counts = whole_dots(zeros, zeros)
         sizes = torch.tensor([gradient.numel() for gradient in gradients]).to(counts)
         return counts.sum() / sizes.sum(), counts / sizes
 

@@ -70,8 +70,6 @@ class DatastoreRecord(DeclaredCallback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to listen."""
         self._close()
-        # Of an evaluation that failed.
-        self._rows = []
         self._open = ExitStack()
         self._given = self._open.enter_context(layer_input(self.name, pl_module, self.layer))
 
@@ -94,7 +92,7 @@ class DatastoreRecord(DeclaredCallback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make the datastore of all processes' rows."""
-        rows, self._rows = self._rows, []
+        rows = self._rows
         self._close()
         if not rows:
             return
@@ -127,3 +125,4 @@ class DatastoreRecord(DeclaredCallback):
         if self._open is not None:
             self._open.close()
         self._open = self._given = None
+        self._rows = []

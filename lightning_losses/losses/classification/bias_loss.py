@@ -87,7 +87,8 @@ class BiasLoss(RowLoss):
         """Remember the smallest variance so far."""
         target = tensors["target"]
         variance = self._variance(tensors["feature_maps"], target)
-        kept = target != self.ignore_index
+        # A step whose features are not finite, which may be skipped, is not remembered.
+        kept = (target != self.ignore_index) & variance.isfinite()
         if len(variance):
             least = variance.masked_fill(~kept, torch.inf).amin()
             self.smallest.copy_(torch.minimum(self.smallest, least.to(self.smallest)))

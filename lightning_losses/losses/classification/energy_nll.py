@@ -107,8 +107,10 @@ def ecbm(
             "energies of each concept's absence and presence."
         )
     nll, each = EnergyNLL(ignore_index=ignore_index), EnergyNLL(ignore_index=ignore_index, reduction="none")
+    of_classes = class_weight * nll(energies, target) + concept_class_weight * nll(concept_class_energies, target)
+    # A sample that is ignored is so with its concepts.
+    concepts = concepts.masked_fill((target == ignore_index).unsqueeze(-1), ignore_index)
     rows = each(concept_energies, concepts)
     known = (concepts != ignore_index).sum(dim=0).clamp(min=1)
     of_concepts = (rows.sum(dim=0) / known).sum()
-    of_classes = class_weight * nll(energies, target) + concept_class_weight * nll(concept_class_energies, target)
     return of_classes + concept_weight * of_concepts

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import RowLoss, index_rows
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import pick
 from lightning_losses.numerics.settings import Share
@@ -108,7 +109,7 @@ def dirichlet_vacuity(
         >>> dirichlet_vacuity(torch.tensor([[0.0, 0.0], [6.0, -1.0]]))
         tensor([1.0000, 0.2500])
     """
-    alpha = _evidence(logits, activation) + 1
+    alpha = _evidence(full_precision(logits), activation) + 1
     return alpha.shape[-1] / alpha.sum(dim=-1)
 
 

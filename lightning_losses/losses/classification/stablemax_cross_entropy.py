@@ -57,10 +57,12 @@ class StableMaxCrossEntropy(ClassificationLoss):
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         log_q = log_stablemax(given.logits.to(getattr(torch, self.compute_dtype)))
+        share = self.label_smoothing
+        if share == 1:
+            # A weight of 0 times the infinite value of a masked target would be NaN.
+            return -_mean_of_kept(log_q)
         value = cross_entropy(log_q, given.target)
-        if self.label_smoothing > 0:
-            value = (1 - self.label_smoothing) * value - self.label_smoothing * _mean_of_kept(log_q)
-        return value
+        return value if share == 0 else (1 - share) * value - share * _mean_of_kept(log_q)
 
 
 def _mean_of_kept(log_q: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:

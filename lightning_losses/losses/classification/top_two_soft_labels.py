@@ -85,12 +85,19 @@ class TopTwoSoftLabels(RowLoss):
 def top_two(votes: Float[Tensor, "*rows classes"]) -> tuple[Tensor, Tensor, Tensor]:
     """The class with the most votes, the second, or -100 where nobody chose another, and the first's share of both.
 
+    Votes are numbers or shares of them. Without any vote the first class is -100 too.
+
     Example:
         >>> top_two(torch.tensor([[1, 3], [0, 2]]))
         (tensor([1, 1]), tensor([   0, -100]), tensor([0.7500, 1.0000]))
     """
+    if votes.ndim == 0 or votes.shape[-1] < 2:
+        raise ValueError(
+            f"top_two: votes of shape {list(votes.shape)} came; give [..., classes], those for two classes at least."
+        )
     most = votes.double().topk(2, dim=-1)
     first, second = most.values.unbind(dim=-1)
     target, second_target = most.indices.unbind(dim=-1)
-    share = first / (first + second).clamp(min=1)
-    return target, second_target.masked_fill(second == 0, -100), share.to(torch.get_default_dtype())
+    share = torch.where(second == 0, 1.0, first / (first + second))
+    target, second_target = target.masked_fill(first == 0, -100), second_target.masked_fill(second == 0, -100)
+    return target, second_target, share.to(torch.get_default_dtype())

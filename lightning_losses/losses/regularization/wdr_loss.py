@@ -85,7 +85,11 @@ def weight_moments(weight: Float[Tensor, "..."]) -> Moments | None:
     """Kurtosis and skewness over all entries, with the unbiased standard deviation; None for fewer than two entries."""
     if weight.numel() < 2:
         return None
-    centred = full_precision(weight) - full_precision(weight).mean()
+    values = full_precision(weight)
+    # The scale does not matter; within ±1 no power over- or underflows, and equal weights are exactly their mean.
+    largest = values.detach().abs().amax()
+    values = values / torch.where(largest > 0, largest, 1.0)
+    centred = values - values.mean()
     variance = centred.square().sum() / (weight.numel() - 1)
     scaled = centred / torch.where(variance > 0, variance, 1.0).sqrt()
     return Moments(scaled.pow(4).mean(), scaled.pow(3).mean())

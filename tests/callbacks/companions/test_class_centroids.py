@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-def fit(refresh, epochs, losses, lr=0.0):
+def fit(refresh, epochs, losses, lr=0.0, **options):
     network = nn.Linear(4, 3)
     module = Classifier(network, Objective(losses), num_classes=3, optimizer=lambda p: torch.optim.SGD(p, lr=lr))
     data = [{"inputs": INPUTS[:5], "target": TARGET[:5]}, {"inputs": INPUTS[5:], "target": TARGET[5:]}]
@@ -27,6 +27,7 @@ def fit(refresh, epochs, losses, lr=0.0):
         enable_model_summary=False,
         callbacks=[ClassCentroids(refresh)],
         limit_val_batches=0,
+        **options,
     )
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
     return module, trainer
@@ -98,3 +99,10 @@ def test_a_prediction_that_is_not_finite_spoils_no_centroid():
     centroids.on_train_batch_end(None, module, outputs, None, 0)
     assert centroids._counts.tolist() == [1, 1, 0]
     torch.testing.assert_close(centroids._sums[:2], logits[[0, 2]].softmax(dim=-1))
+
+
+def test_inputs_come_in_the_precision_of_the_run():
+    losses = {"mcmi": MCMI(num_classes=3)}
+    module, _ = fit("once", 1, losses, precision="64-true")
+    expected = module.network(INPUTS[TARGET == 1].double()).softmax(dim=-1).mean(dim=0)
+    torch.testing.assert_close(losses["mcmi"].centroids[1], expected.detach(), rtol=1e-6, atol=0)

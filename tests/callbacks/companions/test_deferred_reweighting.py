@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -47,6 +49,14 @@ def test_the_weights_wait_for_their_epoch_also_in_a_resumed_run(tmp_path):
     assert whole == [False, False, False, False, True, True]
     for done in (3, 5):
         assert fit(tmp_path / "again", tmp_path / f"{done}.ckpt") == whole[done:]
+
+
+def test_a_training_that_fails_leaves_the_weights_as_they_were():
+    loss, callback = ClassBalanced([3, 1], beta=0.9), DeferredReweighting(2)
+    callback.on_train_epoch_start(SimpleNamespace(current_epoch=0), loss)
+    assert not loss.reweights
+    callback.on_exception(None, loss, KeyboardInterrupt())
+    assert loss.reweights
 
 
 def test_an_epoch_below_1_is_refused():

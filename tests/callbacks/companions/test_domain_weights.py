@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from lightning_losses import KD, CrossEntropy, Objective
+from lightning_losses.callbacks.companions import domain_weights
 from lightning_losses.callbacks.companions.domain_weights import DomainWeights
 from lightning_losses.modules import Distiller
 from lightning_losses.samplers import DomainSampler, initial_domain_weights, updated_domain_weights
@@ -148,12 +149,13 @@ def test_two_processes_draw_and_learn_what_one_does(tmp_path):
     torch.testing.assert_close(two["network.0.weight"], one["network.0.weight"], rtol=1e-4, atol=1e-6)
 
 
-def test_all_processes_evaluate_as_many_batches_and_count_each_once():
+def test_all_processes_evaluate_as_many_batches_and_count_each_once(monkeypatch):
+    monkeypatch.setattr(domain_weights, "on_the_device", lambda trainer, module, batch: batch)
     held_out = torch.utils.data.DataLoader(Samples(20, 1), batch_size=7)
     module, counted = student(), []
     for rank in (0, 1):
         sampler = torch.utils.data.DataLoader(Samples(4, 0), sampler=DomainSampler(torch.arange(4) % 2))
-        strategy = SimpleNamespace(batch_to_device=lambda batch: batch, reduce=lambda sums, reduce_op: sums)
+        strategy = SimpleNamespace(reduce=lambda sums, reduce_op: sums)
         trainer = SimpleNamespace(
             world_size=2,
             global_rank=rank,

@@ -1,6 +1,7 @@
 """Monitors that attack: what they log is what the network does, and the network does not notice."""
 
 import warnings
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -221,3 +222,10 @@ def test_the_error_of_a_linear_network_follows_its_margins(tmp_path):
 def test_what_does_not_fit_is_refused(make, told):
     with pytest.raises(ValueError, match=f"^{told}"):
         make()
+
+
+def test_the_errors_of_several_loaders_are_drawn():
+    monitor = AdversarialErrorScaling(FGSM(), epsilons=[0.1, 0.2])
+    values = {f"{loader}/error_{epsilon:g}": 0.5 for loader in (0, 1) for epsilon in monitor.epsilons}
+    monitor.record(SimpleNamespace(loggers=[]), 3, {**values, "0/gap": 1.0})
+    assert [line.get_label() for line in monitor.figure().axes[0].lines] == list(values)

@@ -82,3 +82,9 @@ def test_a_task_that_is_not_there_is_refused(tmp_path):
         trainer(tmp_path, [watching]).fit(Called(), PerProcess(batches()))
     with pytest.raises(ValueError, match="no tasks"):
         ContinualEvaluation([], current)
+
+
+def test_inputs_come_in_the_precision_of_the_run(tmp_path):
+    watching = monitor()
+    trainer(tmp_path, [watching], precision="64-true").fit(Called(), PerProcess(batches(1)))
+    assert 0 <= watching.values["accuracy/0"][0] <= 1

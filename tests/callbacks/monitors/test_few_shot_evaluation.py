@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_losses.callbacks import FewShotEvaluation
+from lightning_losses.callbacks.monitors.evaluation import LayerRows
 from lightning_losses.transduction import LaplacianKMeans
 from tests.callbacks.training import Tiny, trainer
 
@@ -51,3 +54,10 @@ def test_inputs_come_in_the_precision_of_the_run(tmp_path, precision):
 def test_too_few_samples_are_refused(tmp_path):
     with pytest.raises(ValueError, match="3 classes of the validation data have 9 samples; give at least 4"):
         accuracies(tmp_path, 1.0, ways=4)
+
+
+def test_features_that_diverged_have_no_accuracy(monkeypatch):
+    monitor = FewShotEvaluation("network.0", ways=2, queries=1)
+    rows = LayerRows({"network.0": torch.full((8, 3), torch.nan)}, torch.arange(8) % 2)
+    monkeypatch.setattr(monitor, "rows_of_validation", lambda *_: rows)
+    assert all(math.isnan(value) for value in monitor.evaluate(None, None, None).values())

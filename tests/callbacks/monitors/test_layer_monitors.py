@@ -1,5 +1,7 @@
 """The monitors of layers, logits and single samples: what they measure, and that they disturb nothing."""
 
+import math
+
 import lightning as L
 import pytest
 import torch
@@ -180,3 +182,16 @@ def test_a_batch_of_another_kind_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="a pair"):
         trainer(tmp_path, [OpposingSignals()]).fit(Called(), Single(batches()))
+
+
+@pytest.mark.parametrize("estimator", ["bins", "kernel", "neighbours"])
+def test_a_layer_that_diverged_has_no_information(estimator):
+    plane = InformationPlane(["network.1"], estimator=estimator)
+    activity = torch.rand(8, 3).index_fill(0, torch.tensor([2]), torch.nan)
+    assert all(math.isnan(value) for value in plane.measure_layer(activity, torch.arange(8) % 2).values())
+
+
+def test_losses_that_are_nan_are_in_no_order():
+    monitor, target = OpposingSignals(group=1), torch.tensor([0, 1])
+    measured = [monitor.measure(None, lambda inputs: inputs, torch.full((2, 2), torch.nan), target) for _ in range(3)]
+    assert all(math.isnan(value) for value in measured[2].values())

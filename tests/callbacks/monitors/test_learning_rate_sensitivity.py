@@ -241,6 +241,8 @@ def test_an_optimizer_of_other_parameters_is_refused(tmp_path):
         {"multiples": [1]},
         {"multiples": [1, 1]},
         {"multiples": [0, 1]},
+        {"multiples": [1, float("nan")]},
+        {"multiples": [1, float("inf")]},
         {"trial_steps": 0},
         {"trial_steps": 9, "every_n_steps": 8},
         {"every_n_steps": 0},

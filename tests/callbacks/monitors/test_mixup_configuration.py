@@ -65,5 +65,7 @@ def test_what_can_not_be_mixed_is_refused(tmp_path):
         MixupConfiguration("network.2", classes=[0, 1, 1])
     with pytest.raises(ValueError, match="no linear layer"):
         fit(tmp_path, [MixupConfiguration("network.1")])
+    with pytest.raises(ValueError, match="a floating-point target came, and samples of one class each are mixed"):
+        MixupConfiguration("network.2").measure(None, Called(), torch.ones(3, 5), torch.eye(3))
     with pytest.raises(ValueError, match="too few to mix"):
         fit(tmp_path, [MixupConfiguration("network.2", samples=2)])

@@ -1,6 +1,7 @@
 """The monitors of grokking: closed forms, what they see in a trainer, many processes, going on, pictures."""
 
 import math
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -74,6 +75,14 @@ def test_the_cosine_at_its_limits():
     assert whole.abs() < 1e-6 and each[1] == 0
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_the_cosine_of_gradients_of_any_scale(scale):
+    weights = torch.randn(4, 3)
+    assert nlm_cosine([weights], [-scale * weights])[0].item() == pytest.approx(1)
+    whole, each = nlm_cosine([weights, weights], [-weights, torch.nan * weights])
+    assert whole.isnan() and each.isnan().tolist() == [False, True]
+
+
 def monitors(folder=None):
     return [
         SoftmaxCollapse(PRECISIONS, every_n_steps=2, folder=folder),
@@ -97,6 +106,31 @@ def fit(folder, callbacks, **options):
     fitter, module = trainer(folder, callbacks, **options), Validating()
     fitter.fit(module, PerProcess(batches()), ckpt_path=ckpt_path)
     return fitter, module
+
+
+def recording(**options):
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=lambda values, reduce_op: values)
+    return SimpleNamespace(global_step=0, loggers=[], strategy=strategy, **options)
+
+
+def test_a_name_that_a_step_lacks_moves_no_other_value():
+    monitor = WeightNorms()
+    for step, values in enumerate([{"all": 1.0}, {"all": 2.0, "bias": 2.0}, {"all": 3.0}, {"all": 4.0, "bias": 4.0}]):
+        monitor.record(recording(), step, values)
+    steps, values = monitor.curves()["bias"]
+    assert dict(zip(steps, values, strict=True)) == {1: 2, 2: pytest.approx(math.nan, nan_ok=True), 3: 4}
+
+
+def test_a_step_that_an_exception_ended_counts_for_nothing():
+    monitor, fitter, module = SoftmaxCollapse(), recording(), nn.Linear(1, 1)
+    for collapsed in (True, False):
+        monitor.on_train_start(fitter, module)
+        monitor.on_train_batch_start(fitter, module, None, 0)
+        # The first step ends before its last batch.
+        fitter.global_step = 0 if collapsed else 1
+        outputs = {"logits": torch.tensor([[0.0, 50.0 * collapsed]]), "target": torch.tensor([0])}
+        monitor.on_train_batch_end(fitter, module, outputs, None, 0)
+    assert monitor.values["float32"] == [0]
 
 
 def test_values_are_those_of_the_weights_at_each_step(tmp_path):

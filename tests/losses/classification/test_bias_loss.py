@@ -51,3 +51,10 @@ def test_the_smallest_variance_is_remembered_after_each_step_of_a_module():
     again = BiasLoss()
     again.load_state_dict(loss.state_dict())
     torch.testing.assert_close(again(LOGITS, TARGET, MAPS), loss(LOGITS, TARGET, MAPS), rtol=1e-6, atol=0)
+
+
+def test_features_that_are_not_finite_are_not_remembered():
+    loss, maps = BiasLoss(), MAPS.clone()
+    maps[0] = torch.nan
+    loss.after_step(target=TARGET, feature_maps=maps)
+    torch.testing.assert_close(loss.smallest, MAPS[1:].flatten(1).var(dim=1).min().float())

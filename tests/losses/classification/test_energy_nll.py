@@ -45,6 +45,12 @@ def test_a_concept_that_is_not_known_leaves_its_own_mean_alone():
     torch.testing.assert_close(value, first + F.cross_entropy(-OF_CONCEPTS[:, 1], CONCEPTS[:, 1]))
 
 
+def test_a_sample_that_is_ignored_is_so_with_its_concepts():
+    target = torch.cat([TARGET[:3], torch.tensor([-100])])
+    value = ecbm(ENERGIES, OF_CONCEPTS, OTHERS, target, CONCEPTS)
+    torch.testing.assert_close(value, ecbm(ENERGIES[:3], OF_CONCEPTS[:3], OTHERS[:3], TARGET[:3], CONCEPTS[:3]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -47,6 +47,8 @@ def test_without_evidence_nothing_is_known():
     assert EvidentialClassification("log")(nothing, TARGET[:1], progress=1.0).item() == pytest.approx(math.log(5))
     assert dirichlet_vacuity(nothing).item() == 1
     torch.testing.assert_close(dirichlet_vacuity(LOGITS), 5 / ALPHA.sum(dim=-1))
+    # A sum of float16 would be infinite.
+    assert dirichlet_vacuity(torch.full((5,), 6e4).half()).item() == pytest.approx(1 / 6e4, rel=1e-3)
 
 
 def test_digamma_is_at_least_log():

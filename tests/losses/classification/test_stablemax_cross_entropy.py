@@ -61,6 +61,13 @@ def test_masked_classes_are_as_if_absent(smoothing):
     assert bool(torch.isfinite(wider.grad).all()) and bool((wider.grad[:, 3:] == 0).all())
 
 
+def test_uniform_targets_ask_for_no_masked_class():
+    logits = batch()
+    logits[:, 2] = -torch.inf
+    loss = StableMaxCrossEntropy(label_smoothing=1.0)
+    torch.testing.assert_close(loss(logits, torch.full((4,), 2)), loss(logits, TARGET.clamp(max=1)))
+
+
 def test_gradcheck():
     logits = batch().requires_grad_()
     assert torch.autograd.gradcheck(lambda z: StableMaxCrossEntropy(reduction="none")(z, TARGET), logits)

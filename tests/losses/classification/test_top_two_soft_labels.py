@@ -33,6 +33,16 @@ def test_votes_become_classes_and_shares():
     votes = torch.tensor([[5, 0, 3, 1], [0, 7, 0, 0]])
     first, second, share = top_two(votes)
     assert (first.tolist(), second.tolist(), share.tolist()) == ([0, 1], [2, -100], [0.625, 1.0])
+    for of_shares, wanted in zip(top_two(votes / votes.sum(dim=1, keepdim=True)), (first, second, share), strict=True):
+        torch.testing.assert_close(of_shares, wanted)
+    assert [part.tolist() for part in top_two(torch.zeros(1, 3))] == [[-100], [-100], [1.0]]
+
+
+def test_votes_for_one_class_are_refused():
+    with pytest.raises(ValueError) as error:
+        top_two(torch.ones(2, 1))
+    wanted = "give [..., classes], those for two classes at least."
+    assert str(error.value) == f"top_two: votes of shape [2, 1] came; {wanted}"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,22 @@ def test_scale_and_shift_do_not_matter():
     torch.testing.assert_close(WDR()(-3 * weight + 2), WDR()(weight))
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_no_scale_is_too_large_or_too_small_for_float32(scale):
+    weight = torch.randn(20, 7)
+    scaled = (weight * scale).requires_grad_()
+    value = WDR()(scaled)
+    value.backward()
+    torch.testing.assert_close(value, WDR()(weight), rtol=1e-4, atol=1e-6)
+    assert scaled.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-3, 0.3])
+def test_equal_weights_have_no_shape_whatever_they_are(value):
+    # Their mean is none of them, by its rounding.
+    assert WDR()(torch.full((4096,), value)).item() == pytest.approx(0.015 * 1.8**2)
+
+
 def test_layers_are_averaged():
     first, second = torch.randn(5, 4), torch.randn(3, 2, 3, 3)
     expected = (WDR()(first) + WDR()(second)) / 2
