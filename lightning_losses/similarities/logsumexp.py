@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_losses.numerics.checks import check_count
 from lightning_losses.similarities import tiles
 from lightning_losses.similarities.derivatives import gradients_with_graph
 from lightning_losses.similarities.powers import Softmaxes, softmaxes
@@ -52,6 +53,15 @@ def similarity_logsumexp(
         >>> similarity_logsumexp(torch.zeros(1, 2), torch.ones(3, 2)).exp()
         tensor([3.])
     """
+    if isinstance(scale, Tensor) and scale.requires_grad:
+        raise ValueError("similarity_logsumexp: a scale that learns came; multiply the rows by it, and leave it out.")
+    if period is not None:
+        check_count("similarity_logsumexp", "period", period)
+    if columns is None and (column_identity is not None or column_kept is not None):
+        raise ValueError(
+            "similarity_logsumexp: column_identity or column_kept came without columns; give columns too, or the rows' "
+            "alone, which count for both."
+        )
     if columns is None:
         pairs = Pairs(False, period, row_identity, row_identity, row_kept, row_kept)
     else:
