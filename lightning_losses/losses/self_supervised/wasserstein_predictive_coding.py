@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.counter_random import counter_normals
+from lightning_losses.numerics.counter_random import counter_uniforms
 from lightning_losses.numerics.settings import Count, Weight, Whole
 from lightning_losses.numerics.vectors import alike_vectors
 from lightning_losses.parallel.processes import whole_parameter
@@ -75,7 +75,7 @@ class WassersteinPredictiveCoding(Loss):
         with torch.autocast(a.device.type, enabled=False):
             scores = self._scores(a, b)
             value = (scores.logsumexp(dim=1) - scores.diagonal()).mean()
-            share = torch.special.ndtr(counter_normals(a[:, :1], self.loss_seed, step))
+            share = counter_uniforms(a[:, :1], self.loss_seed, step)
             slopes = self._slopes(
                 *(share * own + (1 - share) * own.roll(-shift, dims=0) for own, shift in ((a, 1), (b, 2)))
             )
