@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities_within
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import LabelRows, label_rows
@@ -114,7 +115,7 @@ class HybridMultilabel(RowLoss):
     def _contrast(self, given: LabelRows, features: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
         if len(features) == 0:
             return given.logits.sum(dim=-1)
-        unit = F.normalize(features, dim=-1)
+        unit = unit_rows(features)
         scores = (unit @ unit.T / self.temperature).to(given.logits.dtype)
         others = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         if given.kept is not None:
@@ -138,6 +139,9 @@ def correlations(
                 [1., 0.]])
     """
     centred = (multi_hot - multi_hot.sum(dim=0) / known.sum(dim=0).clamp(min=1)) * known
+    # The mean of a label that is constant, but neither 0 nor 1, is rounded.
+    rounding = 4 * torch.finfo(centred.dtype).eps * multi_hot.norm(dim=0)
+    centred = centred.masked_fill(centred.norm(dim=0) <= rounding, 0.0)
     covariance = centred.T @ centred
     deviation = covariance.diagonal().sqrt()
     scale = torch.outer(deviation, deviation)

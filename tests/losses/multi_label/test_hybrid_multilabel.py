@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_losses.losses import HybridMultilabel
+from lightning_losses.losses.multi_label.hybrid_multilabel import correlations
 
 LOGITS = torch.linspace(-3, 3, 12, dtype=torch.float64).reshape(4, 3)
 LABELS = torch.tensor([[1.0, 0, 0], [0, 1, 1], [1, 1, 0], [0, 0, 0]], dtype=torch.float64)
@@ -35,6 +36,24 @@ def test_a_sample_of_which_nothing_is_known_is_as_if_absent():
     kept = [0, 1, 3]
     value = HybridMultilabel()(LOGITS, labels, features)
     torch.testing.assert_close(value, HybridMultilabel()(LOGITS[kept], LABELS[kept], FEATURES[kept]))
+
+
+def test_features_of_any_length_compare_alike_and_of_none_learn_nothing():
+    logits, labels, features = LOGITS.float(), LABELS.float(), FEATURES.float()
+    expected = HybridMultilabel()(logits, labels, features)
+    for factor in (1e-30, 1e30):
+        torch.testing.assert_close(HybridMultilabel()(logits, labels, features * factor), expected)
+    features[0] = 0
+    (gradient,) = torch.autograd.grad(HybridMultilabel()(logits, labels, features.requires_grad_()), features)
+    assert not gradient[0].any() and gradient[1:].any()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_labels_that_are_constant_but_for_rounding_correlate_with_nothing(share, dtype):
+    for samples in range(2, 12):
+        labels = torch.full((samples, 2), share, dtype=dtype)
+        assert not correlations(labels, torch.ones_like(labels)).any()
 
 
 @pytest.mark.parametrize("weight", [[1.0, 2.0], [1.0, -1.0, 1.0]])
