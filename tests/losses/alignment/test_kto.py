@@ -89,5 +89,7 @@ def test_infinite_log_ratios_are_finite():
 def test_what_is_missing_or_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="^kto: form='kto' came without mismatched_logps .* or form='apo_zero_unp"):
         KTO()(LOGPS, REF, GOOD)
+    with pytest.raises(ValueError, match="^kto: ref_logps is a NoneType; give a floating-point tensor"):
+        KTO(form="apo_zero_unpaired")(LOGPS, None, GOOD)
     with pytest.raises(ValueError, match=r"^kto: desirable of shape \[4\] came with 5 completions; give \[B\]"):
         value(good=GOOD[:4])

@@ -48,6 +48,13 @@ def test_features_of_any_length_compare_alike_and_of_none_learn_nothing():
     assert not gradient[0].any() and gradient[1:].any()
 
 
+def test_features_without_a_number_are_refused():
+    with pytest.raises(
+        ValueError, match=r"features of shape \[4, 0\] came; give vectors \[B, D\] with D of at least 1"
+    ):
+        HybridMultilabel()(LOGITS, LABELS, FEATURES[:, :0])
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_labels_that_are_constant_but_for_rounding_correlate_with_nothing(share, dtype):
