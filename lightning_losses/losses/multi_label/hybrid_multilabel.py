@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.numerics.checks import check_embeddings
+from lightning_losses.numerics.checks import check_embeddings, check_floating
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities_within
 from lightning_losses.numerics.reduction import reduce
@@ -78,12 +78,13 @@ class HybridMultilabel(RowLoss):
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the class documents what."""
         given = label_rows(self._identifier, logits, multi_hot, self.ignore_index)
-        check_embeddings(self._identifier, "features", features)
-        if logits.ndim != 2 or len(features) != len(logits):
+        check_floating(self._identifier, "features", features)
+        if logits.ndim != 2 or features.ndim != 2 or len(features) != len(logits):
             raise ValueError(
                 f"{self._identifier}: features of shape {list(features.shape)} came with logits of shape "
                 f"{list(logits.shape)}; give [B, D] and [B, C] of the same samples."
             )
+        check_embeddings(self._identifier, "features", features)
         features = full_precision(features)
         if given.kept is not None:
             features = features.masked_fill(~given.kept.unsqueeze(-1), 0.0)
