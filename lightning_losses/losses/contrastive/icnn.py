@@ -21,8 +21,8 @@ class ICNN(EmbeddingLoss):
     largest. Both are from 0 to 1. Distances are of embeddings as they are.
 
     Args:
-        k: how many neighbours count, at least 1; a batch has at least two samples more, or else as many as it has less
-            two count, and γ is 1.
+        k: how many neighbours count, at least 1; of a batch that has less than three samples more, as many as it has
+            less two count, and γ is 1.
         searched: among how many the nearest of another class is looked for, at least 1 and at least k; None is one
             more than k.
 

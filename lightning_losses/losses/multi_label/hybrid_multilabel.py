@@ -63,7 +63,7 @@ class HybridMultilabel(RowLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weight = None if self.class_weight is None else torch.as_tensor(list(self.class_weight), dtype=torch.float32)
+        weight = None if self.class_weight is None else torch.as_tensor(list(self.class_weight), dtype=torch.float64)
         if weight is not None and not bool((weight.isfinite() & (weight >= 0)).all()):
             raise ValueError(
                 f"{self._identifier}: class_weight={self.class_weight!r} came; give finite numbers of at least 0."

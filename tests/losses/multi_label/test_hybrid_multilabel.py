@@ -11,7 +11,7 @@ FEATURES = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().ma
 
 
 def test_value_from_the_definition():
-    error, weight = LOGITS.sigmoid() - LABELS, torch.tensor([1.0, 2.0, 0.5])
+    error, weight = LOGITS.sigmoid() - LABELS, torch.tensor([0.9, 2.0, 0.7], dtype=torch.float64)
     entropy = (weight * F.binary_cross_entropy_with_logits(LOGITS, LABELS, reduction="none")).mean(dim=-1)
     together = torch.corrcoef(LABELS.T).abs().fill_diagonal_(0)
     correlated = torch.stack([one @ together @ one for one in error]) / 9
@@ -24,8 +24,10 @@ def test_value_from_the_definition():
         share = torch.stack([s / e if e else s for s, e in zip(shared, either, strict=True)])
         log_q = torch.stack([unit[i] @ unit[j] / 0.5 for j in others]).log_softmax(dim=0)
         contrast.append(-(share * log_q).sum() / share.sum() if share.sum() else torch.zeros(()).double())
-    loss = HybridMultilabel([1.0, 2.0, 0.5], 0.3, 0.7, 0.5, reduction="none")
-    torch.testing.assert_close(loss(LOGITS, LABELS, FEATURES), entropy + 0.3 * correlated + 0.7 * torch.stack(contrast))
+    loss = HybridMultilabel([0.9, 2.0, 0.7], 0.3, 0.7, 0.5, reduction="none")
+    expected = entropy + 0.3 * correlated + 0.7 * torch.stack(contrast)
+    # Weights too are in double precision.
+    torch.testing.assert_close(loss(LOGITS, LABELS, FEATURES), expected, rtol=1e-12, atol=0.0)
 
 
 def test_a_sample_of_which_nothing_is_known_is_as_if_absent():
