@@ -42,7 +42,7 @@ def _counter_uniforms(
 ) -> Float[Tensor, "*shape"]:
     place = torch.arange(like.numel(), device=like.device)
     # Filled in on the device; a tensor made of a number is copied there, and waited for.
-    step = counter if isinstance(counter, Tensor) else torch.full((), counter, device=like.device)
+    step = counter if isinstance(counter, Tensor) else torch.full((), int(counter), device=like.device)
     mixed = _mix(_mix(place + _mix(step.to(torch.int64) + seed * 1_000_003)))
     return _uniform(mixed, like).view(like.shape)
 

@@ -25,6 +25,11 @@ def test_the_ends_of_the_range_are_finite_too(dtype, monkeypatch):
             assert dtype.itemsize < 4 or ((uniform > 0) & (uniform < 1)).all()
 
 
+def test_a_counter_may_be_a_float_of_any_size():
+    drawn = [counter_normals(torch.zeros(3), 0, counter) for counter in (2**24 + 1, 2.0**24 + 1, 2.0**24)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+
+
 @pytest.mark.parametrize("draw", [row_normals, row_uniforms])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_has_the_same_numbers(draw, dtype):
