@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_count
 from lightning_losses.similarities import tiles
 from lightning_losses.similarities.derivatives import gradients_with_graph
 from lightning_losses.similarities.powers import Softmaxes, softmaxes
@@ -55,8 +54,9 @@ def similarity_logsumexp(
     """
     if isinstance(scale, Tensor) and scale.requires_grad:
         raise ValueError("similarity_logsumexp: a scale that learns came; multiply the rows by it, and leave it out.")
-    if period is not None:
-        check_count("similarity_logsumexp", "period", period)
+    # In a form that a compiler traces of a changing number, too.
+    if period is not None and period < 1:
+        raise ValueError(f"similarity_logsumexp: period={period} came; give a whole number of at least 1, or None.")
     if columns is None and (column_identity is not None or column_kept is not None):
         raise ValueError(
             "similarity_logsumexp: column_identity or column_kept came without columns; give columns too, or the rows' "

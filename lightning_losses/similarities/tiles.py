@@ -75,15 +75,17 @@ class Pairs(NamedTuple):
 
     def leave_out(self, scores: Float[Tensor, "n m"], rows: slice, columns: slice) -> Float[Tensor, "n m"]:
         """The scores of a tile, in place, with -inf where a pair does not count."""
-        period = self.period
-        if period is None and not self.diagonal:
-            # The diagonal alone is the multiple 0.
-            period = max(rows.stop, columns.stop, 1)
-        if period is not None:
+        period, masks = self.period, []
+        if period is not None and torch.compiler.is_compiling():
+            # A compiler would unroll the loop below, for each size of a batch anew.
+            own, others = (torch.arange(at.start, at.stop, device=scores.device) for at in (rows, columns))
+            masks.append((others - own.unsqueeze(1)) % period == 0)
+        elif period is not None:
             least, most = columns.start - rows.stop + 1, columns.stop - rows.start
             for apart in range(-(-least // period) * period, most, period):
                 scores.diagonal(apart - columns.start + rows.start).fill_(-torch.inf)
-        masks = []
+        elif not self.diagonal:
+            scores.diagonal(rows.start - columns.start).fill_(-torch.inf)
         if self.row_identity is not None and self.column_identity is not None:
             masks.append(self.row_identity[rows].unsqueeze(1) == self.column_identity[columns])
         if self.row_kept is not None:

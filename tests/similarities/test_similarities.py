@@ -303,6 +303,28 @@ def test_compiled_in_one_graph(name):
     equal(torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")(a, b), LOSSES[name](a, b), a, b)
 
 
+@pytest.mark.parametrize("tile_width", [512], indirect=True)
+@pytest.mark.one_graph
+def test_compiled_in_one_graph_for_batches_of_all_sizes(monkeypatch):
+    monkeypatch.setattr(tiles, "DENSE", 1000)
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    def loss(a, b):
+        views = similarity_logsumexp(torch.cat([a, b]), period=len(a))
+        return views.sum() + similarity_logsumexp(a, b, diagonal=False).sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=count)
+    for size in (4, 5, 7):
+        a, b, *_ = data(size, size)
+        torch.testing.assert_close(compiled(a, b), loss(a, b))
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_a_row_that_is_not_kept_meets_no_further_negatives(both):
     rows = torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
