@@ -1,7 +1,5 @@
 """How embeddings lie on the sphere: alignment of positive pairs, uniformity, and tolerance of samples of a class."""
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -83,7 +81,9 @@ def uniformity(embeddings: Float[Tensor, "batch d"], *, t: float = 2.0) -> Float
         own = -t * unit.square().sum(dim=1, keepdim=True)
         rows, columns = torch.cat([2 * t * unit, torch.ones_like(own)], dim=1), torch.cat([unit, own], dim=1)
         of_rows = similarity_logsumexp(rows, columns, diagonal=False) + own.squeeze(1)
-    return of_rows.logsumexp(dim=0) - math.log(len(unit) * (len(unit) - 1))
+    # As a tensor: a compiler would take the logarithm of a number for each size of a batch anew.
+    pairs = torch.full_like(of_rows[0], len(unit) * (len(unit) - 1))
+    return of_rows.logsumexp(dim=0) - pairs.log()
 
 
 @torch.no_grad()

@@ -22,11 +22,29 @@ def counter_normals(like: Float[Tensor, "*shape"], seed: int, counter: int | flo
         >>> counter_normals(torch.zeros(3), seed=0, counter=7)
         tensor([0.6305, 1.0394, 0.3276])
     """
+    return torch.special.ndtri(_counter_uniforms(like, seed, counter)).to(like.dtype)
+
+
+def counter_uniforms(
+    like: Float[Tensor, "*shape"], seed: int, counter: int | float | Tensor
+) -> Float[Tensor, "*shape"]:
+    """The same numbers as `counter_normals`, uniform in (0, 1); in half precision they may be rounded to 0 or 1.
+
+    Example:
+        >>> counter_uniforms(torch.zeros(3), seed=0, counter=7)
+        tensor([0.7358, 0.8507, 0.6284])
+    """
+    return _counter_uniforms(like, seed, counter).to(like.dtype)
+
+
+def _counter_uniforms(
+    like: Float[Tensor, "*shape"], seed: int, counter: int | float | Tensor
+) -> Float[Tensor, "*shape"]:
     place = torch.arange(like.numel(), device=like.device)
     # Filled in on the device; a tensor made of a number is copied there, and waited for.
-    step = counter if isinstance(counter, Tensor) else torch.full((), counter, device=like.device)
+    step = counter if isinstance(counter, Tensor) else torch.full((), int(counter), device=like.device)
     mixed = _mix(_mix(place + _mix(step.to(torch.int64) + seed * 1_000_003)))
-    return torch.special.ndtri(_uniform(mixed, like)).to(like.dtype).view(like.shape)
+    return _uniform(mixed, like).view(like.shape)
 
 
 def row_uniforms(like: Float[Tensor, "rows ..."], seed: int, keys: Int[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:

@@ -76,7 +76,9 @@ class _UnitRows(torch.autograd.Function):
             _, of_scaled, largest = _scaled(vectors, _lengths(vectors.detach()))
             length = of_scaled * largest
         unit = vectors / length
-        along = torch.linalg.vecdot(unit, upstream[0]).unsqueeze(-1)
+        # Autocast takes it for a product of matrices.
+        with torch.autocast(unit.device.type, enabled=False):
+            along = torch.linalg.vecdot(unit, upstream[0]).unsqueeze(-1)
         if torch.is_grad_enabled():
             return (upstream[0] - unit * along) / length
         return torch.addcmul(upstream[0], unit, along, value=-1).div_(length)

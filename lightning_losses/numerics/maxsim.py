@@ -50,14 +50,13 @@ def maxsim(
         )
     if chunk is not None:
         check_count("maxsim", "chunk", chunk)
-    size = max(len(documents), 1) if chunk is None else chunk
     parts = []
-    for start in range(0, max(len(documents), 1), size):
-        part = documents[start : start + size]
-        products = torch.einsum("qtd,nsd->qtns", queries, part)
+    # A compiler would take a range for each number of documents anew.
+    for start in (0,) if chunk is None else range(0, max(len(documents), 1), chunk):
+        part = slice(start, None if chunk is None else start + chunk)
+        products = torch.einsum("qtd,nsd->qtns", queries, documents[part])
         if document_mask is not None:
-            padding = document_mask[start : start + size] == 0
-            products = products.masked_fill(padding, -torch.inf)
+            products = products.masked_fill(document_mask[part] == 0, -torch.inf)
         parts.append(products.amax(dim=-1))
     best = torch.cat(parts, dim=-1)
     if query_mask is not None:

@@ -12,6 +12,8 @@ from lightning_losses.numerics.regression import refuse_where
 
 # How many units of rounding a feature may spread and still count as constant.
 _ROUNDINGS = 4
+# Squares of numbers within 2^±40 keep their digits in float32.
+_MOST_ORDINARY = 2.0**40
 
 
 def alike_vectors(loss: str, **vectors: Any) -> tuple[Float[Tensor, "batch dim"], ...]:
@@ -79,11 +81,16 @@ def standardised(
         tensor([[-1.,  0.],
                 [ 1.,  0.]])
     """
-    centred = vectors - vectors.mean(dim=0, keepdim=True)
+    largest = vectors.detach().abs().amax(dim=0)
+    # Of others squares overflow, or, which eps makes good, underflow. Divided by 1 a feature stays, to the bit.
+    ordinary = (largest < _MOST_ORDINARY) & ((largest > 1 / _MOST_ORDINARY) | (largest == 0) | (eps > 0))
+    size = largest.masked_fill(ordinary, 1.0)
+    scaled = vectors / size
+    centred = scaled - scaled.mean(dim=0, keepdim=True)
     variance = centred.square().sum(dim=0) / (len(vectors) - unbiased)
     if eps:
-        return centred / (variance + eps).sqrt()
-    spread = _ROUNDINGS * torch.finfo(vectors.dtype).eps * vectors.detach().abs().amax(dim=0)
+        return centred / (variance + eps / size.square()).sqrt()
+    spread = _ROUNDINGS * torch.finfo(vectors.dtype).eps * largest / size
     constant = variance <= spread.square()
     return (centred / variance.masked_fill(constant, 1.0).sqrt()).masked_fill(constant, 0.0)
 

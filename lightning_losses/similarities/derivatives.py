@@ -51,8 +51,12 @@ def gradients_with_graph(
             "derivatives only; give fewer pairs at once, or leave it out."
         )
     learning = [isinstance(given, Tensor) and given.requires_grad for given in inputs]
+    # Views: of an input that is made of another one, autograd would add the gradient to the other's, and again later.
+    inputs = [given.view_as(given) if learns else given for given, learns in zip(inputs, learning, strict=True)]
     leaves = [given for given, learns in zip(inputs, learning, strict=True) if learns]
-    gradients = iter(torch.autograd.grad(matrix(*inputs), leaves, upstream, create_graph=True))
+    # A backward pass may run within autocast.
+    with torch.autocast(upstream.device.type, enabled=False):
+        gradients = iter(torch.autograd.grad(matrix(*inputs), leaves, upstream, create_graph=True))
     return [next(gradients) if learns else None for learns in learning]
 
 

@@ -25,13 +25,13 @@ def partner_logistic(
     The scores of a tile are held at once, and computed once: gradients are made beside the value.
 
     Args:
-        rows: [B, D] in float32 or float64, B at least 1.
+        rows: [B, D] in float32 or float64.
         columns: [B, D]; row i's partner is column i.
         scale: a tensor gets a gradient.
         bias: a tensor gets a gradient.
 
     Returns:
-        A scalar, differentiable once; at will for small matrices.
+        A scalar, 0 without a pair; differentiable once, at will for small matrices.
 
     Example:
         >>> partner_logistic(torch.zeros(3, 2), torch.ones(3, 2))  # 3 log 2
@@ -45,7 +45,7 @@ def partner_logistic(
 def _matrix(rows: Tensor, columns: Tensor, scale: float | Tensor, bias: float | Tensor) -> Tensor:
     scores = (rows * scale) @ columns.mT + bias
     partners = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    return softplus(torch.where(partners, -scores, scores)).sum() / len(rows)
+    return softplus(torch.where(partners, -scores, scores)).sum() / max(len(rows), 1)
 
 
 def _walk(

@@ -52,6 +52,16 @@ def similarity_logsumexp(
         >>> similarity_logsumexp(torch.zeros(1, 2), torch.ones(3, 2)).exp()
         tensor([3.])
     """
+    if isinstance(scale, Tensor) and scale.requires_grad:
+        raise ValueError("similarity_logsumexp: a scale that learns came; multiply the rows by it, and leave it out.")
+    # In a form that a compiler traces of a changing number, too.
+    if period is not None and period < 1:
+        raise ValueError(f"similarity_logsumexp: period={period} came; give a whole number of at least 1, or None.")
+    if columns is None and (column_identity is not None or column_kept is not None):
+        raise ValueError(
+            "similarity_logsumexp: column_identity or column_kept came without columns; give columns too, or the rows' "
+            "alone, which count for both."
+        )
     if columns is None:
         pairs = Pairs(False, period, row_identity, row_identity, row_kept, row_kept)
     else:

@@ -54,9 +54,10 @@ def partner_cross_entropy(
     check_partners(rows, columns)
     if negatives is not None:
         check_pairs(rows, negatives, Pairs())
+        negatives = negatives.detach() if len(negatives) else None
     if hardest is not None:
         check_count("partner_cross_entropy", "hardest", hardest)
-    picking = _Picking(pairs, None if negatives is None else negatives.detach(), hardest, both)
+    picking = _Picking(pairs, negatives, hardest, both)
     return value_by_walk(picking.walk, picking.matrix, rows, columns, scale)
 
 

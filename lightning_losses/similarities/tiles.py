@@ -44,8 +44,9 @@ def small(rows: Tensor, columns: Tensor) -> bool:
 
 
 def whole_matrix(rows: Tensor, columns: Tensor) -> bool:
-    """Whether autograd's operations on the whole matrix are what a transform takes, or a compiler of few pairs."""
-    return in_transform() or (torch.compiler.is_compiling() and small(rows, columns))
+    """Whether autograd works on the whole matrix: in a transform, of few pairs in compiled code, and without pairs."""
+    few = torch.compiler.is_compiling() and small(rows, columns)
+    return in_transform() or few or not (len(rows) and len(columns))
 
 
 def share_of(rows: Tensor, columns: Tensor) -> Share:
@@ -74,15 +75,17 @@ class Pairs(NamedTuple):
 
     def leave_out(self, scores: Float[Tensor, "n m"], rows: slice, columns: slice) -> Float[Tensor, "n m"]:
         """The scores of a tile, in place, with -inf where a pair does not count."""
-        period = self.period
-        if period is None and not self.diagonal:
-            # The diagonal alone is the multiple 0.
-            period = max(rows.stop, columns.stop)
-        if period is not None:
+        period, masks = self.period, []
+        if period is not None and torch.compiler.is_compiling():
+            # A compiler would unroll the loop below, for each size of a batch anew.
+            own, others = (torch.arange(at.start, at.stop, device=scores.device) for at in (rows, columns))
+            masks.append((others - own.unsqueeze(1)) % period == 0)
+        elif period is not None:
             least, most = columns.start - rows.stop + 1, columns.stop - rows.start
             for apart in range(-(-least // period) * period, most, period):
                 scores.diagonal(apart - columns.start + rows.start).fill_(-torch.inf)
-        masks = []
+        elif not self.diagonal:
+            scores.diagonal(rows.start - columns.start).fill_(-torch.inf)
         if self.row_identity is not None and self.column_identity is not None:
             masks.append(self.row_identity[rows].unsqueeze(1) == self.column_identity[columns])
         if self.row_kept is not None:
@@ -179,7 +182,7 @@ def tiles_of(
 
 
 def check_pairs(rows: Tensor, columns: Tensor, pairs: Pairs) -> None:
-    """Raise ``ValueError`` for rows and columns of different widths or dtypes, or one identity without the other."""
+    """Raise ``ValueError`` for rows and columns of different widths or dtypes, and for masks that do not fit them."""
     if rows.ndim != 2 or columns.ndim != 2 or rows.shape[1] != columns.shape[1] or rows.dtype != columns.dtype:
         raise ValueError(
             f"similarities: rows of shape {list(rows.shape)} and dtype {rows.dtype} came with columns of shape "
@@ -187,6 +190,16 @@ def check_pairs(rows: Tensor, columns: Tensor, pairs: Pairs) -> None:
         )
     if rows.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"similarities: rows of dtype {rows.dtype} came; give float32 or float64.")
+    for name, vectors in (("row", rows), ("column", columns)):
+        for kind in ("identity", "kept"):
+            given, wanted = getattr(pairs, f"{name}_{kind}"), "a bool" if kind == "kept" else "an int64"
+            if given is None:
+                continue
+            if given.shape != vectors.shape[:1] or (kind == "kept" and given.dtype != torch.bool):
+                raise ValueError(
+                    f"similarities: {name}_{kind} of shape {list(given.shape)} and dtype {given.dtype} came with "
+                    f"{len(vectors)} {name}s; give {wanted} for each."
+                )
     if (pairs.row_identity is None) != (pairs.column_identity is None):
         raise ValueError("similarities: identities of rows or of columns came alone; give both, or none.")
 

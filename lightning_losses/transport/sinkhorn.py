@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number
+from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number, check_tensor
 from lightning_losses.numerics.derivatives import first_derivatives_only, refuse_transforms
 from lightning_losses.numerics.divergences import entropy
 from lightning_losses.numerics.probabilities import full_precision, known_somewhere
+from lightning_losses.numerics.regression import refuse_where
 
 Gradient = Literal["unrolled", "envelope", "implicit"]
 
@@ -75,8 +76,8 @@ def sinkhorn(
         The plan with its potentials, in float32 or wider.
 
     Raises:
-        ValueError: shapes that do not fit, an epsilon of 0 or less, an unknown gradient; on the CPU, weights below 0 or
-            with different sums.
+        ValueError: shapes that do not fit, options out of range, an unknown gradient; on the CPU, infinite costs, and
+            weights below 0 or with different sums.
 
     Source:
         Cuturi, 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", arXiv:1306.0895; the log
@@ -92,18 +93,22 @@ def sinkhorn(
     check_floating("sinkhorn", "cost", cost)
     check_number("sinkhorn", "epsilon", epsilon, above=0)
     check_count("sinkhorn", "n_iters", n_iters)
+    check_count("sinkhorn", "annealing", annealing, zero="for none")
+    if tolerance is not None:
+        check_number("sinkhorn", "tolerance", tolerance, least=0)
     check_choice("sinkhorn", "gradient", gradient, get_args(Gradient))
     if cost.ndim < 2 or cost.numel() == 0:
         raise ValueError(f"sinkhorn: cost has shape {list(cost.shape)}; give [..., n, m] with n and m of at least 1.")
     cost = full_precision(cost)
+    told = "that are finite; the largest plus 1000 epsilon forbids a pair"
+    refuse_where(torch.isinf(cost.detach()), "sinkhorn", "cost", cost, told)
     a = _weights("a", a, cost, cost.shape[:-1])
     b = _weights("b", b, cost, (*cost.shape[:-2], cost.shape[-1]))
-    masses = a.detach().sum(dim=-1), b.detach().sum(dim=-1)
-    if known_somewhere((masses[0] - masses[1]).abs() > 1e-3 * masses[0]):
-        raise ValueError(
-            f"sinkhorn: a of sum {masses[0].flatten()[0].item():g} came with b of sum "
-            f"{masses[1].flatten()[0].item():g}; give both the same sum."
-        )
+    masses = torch.stack([a.detach().sum(dim=-1), b.detach().sum(dim=-1)], dim=-1)
+    apart = (masses[..., 0] - masses[..., 1]).abs() > 1e-3 * masses[..., 0]
+    if known_somewhere(apart):
+        of_a, of_b = masses[apart][0].tolist()
+        raise ValueError(f"sinkhorn: a of sum {of_a:g} came with b of sum {of_b:g}; give both the same sum.")
     if gradient == "unrolled":
         f, g = _potentials(cost, a, b, epsilon, n_iters, tolerance, annealing)
         return Transport(_plan(cost, a, b, f, g, epsilon), f, g, cost, a, b, epsilon, gradient)
@@ -160,7 +165,13 @@ def entropic_cost(transport: Transport) -> Float[Tensor, "*batch"]:
 def _weights(name: str, weights: Tensor | None, cost: Tensor, shape: Any) -> Tensor:
     if weights is None:
         return cost.new_full(tuple(shape), 1.0 / shape[-1])
-    if not weights.is_floating_point() or weights.shape[-1:] != shape[-1:] or weights.ndim > len(shape):
+    check_tensor("sinkhorn", name, weights)
+    fits = weights.shape[-1:] == shape[-1:] and weights.ndim <= len(shape)
+    # A batch of other weights would end in torch's own error.
+    fits = fits and all(
+        size in (1, of_cost) for size, of_cost in zip(weights.shape[-2::-1], shape[-2::-1], strict=False)
+    )
+    if not weights.is_floating_point() or not fits:
         raise ValueError(
             f"sinkhorn: {name} of shape {list(weights.shape)} and dtype {weights.dtype} came with a cost "
             f"of shape {list(cost.shape)}; give floating-point weights of shape {list(shape)}."
@@ -230,11 +241,14 @@ class _Implicit(torch.autograd.Function):
         rows, columns = plan.sum(dim=-1), plan.sum(dim=-2)
         inverse = torch.where(rows > 0, 1.0 / torch.where(rows > 0, rows, 1.0), 0.0)
         scaled = plan * inverse.unsqueeze(-1)
-        schur = torch.diag_embed(torch.where(columns > 0, columns, 1.0)) - plan.mT @ scaled
+        # A plan that falls into parts, as of a small epsilon, leaves more open; two units of rounding fix that.
+        ridge = 1 + 2 * torch.finfo(plan.dtype).eps
+        schur = torch.diag_embed(torch.where(columns > 0, columns * ridge, 1.0)) - plan.mT @ scaled
         # A constant may be moved between s_c and s_r; a rank-one term fixes it.
         schur = schur + columns.mean(dim=-1)[..., None, None] / columns.shape[-1]
         right = weighted.sum(dim=-2) - (scaled.mT @ weighted.sum(dim=-1, keepdim=True)).squeeze(-1)
-        s_columns = torch.linalg.solve(schur, right)
+        # Without the check of the solution, which would wait for the device.
+        s_columns, _ = torch.linalg.solve_ex(schur, right)
         s_rows = (weighted.sum(dim=-1) - (plan @ s_columns.unsqueeze(-1)).squeeze(-1)) * inverse
         by_cost = -(weighted - plan * (s_rows.unsqueeze(-1) + s_columns.unsqueeze(-2))) / ctx.epsilon
         return by_cost, s_rows, s_columns, None, None

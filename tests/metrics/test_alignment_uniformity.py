@@ -64,3 +64,18 @@ def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError) as error:
         call()
     assert str(error.value) == message
+
+
+@pytest.mark.one_graph
+def test_compiled_in_one_graph_for_batches_of_all_sizes():
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(uniformity, fullgraph=True, dynamic=True, backend=count)
+    for size in (4, 5, 7):
+        torch.testing.assert_close(compiled(X[:size]), uniformity(X[:size]))
+    assert len(graphs) == 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_losses.numerics import counter_random
-from lightning_losses.numerics.counter_random import counter_normals, row_normals, row_uniforms
+from lightning_losses.numerics.counter_random import counter_normals, counter_uniforms, row_normals, row_uniforms
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 KEYS = torch.arange(50)
@@ -17,8 +17,17 @@ def test_the_ends_of_the_range_are_finite_too(dtype, monkeypatch):
         monkeypatch.setattr(counter_random, "_mix", lambda numbers, bits=bits: torch.full_like(numbers, bits))
         for drawn in (row_normals(torch.zeros(2, 3, dtype=dtype), 0, KEYS[:2]), counter_normals(KEYS.to(dtype), 0, 1)):
             assert drawn.dtype == dtype and drawn.isfinite().all() and (drawn.sign() == (1 if bits else -1)).all()
-        uniform = row_uniforms(torch.zeros(2, 3, dtype=dtype), 0, KEYS[:2])
-        assert ((uniform >= 0) & (uniform <= 1)).all() and (dtype.itemsize < 4 or ((uniform > 0) & (uniform < 1)).all())
+        for uniform in (
+            row_uniforms(torch.zeros(2, 3, dtype=dtype), 0, KEYS[:2]),
+            counter_uniforms(KEYS.to(dtype), 0, 1),
+        ):
+            assert ((uniform >= 0) & (uniform <= 1)).all()
+            assert dtype.itemsize < 4 or ((uniform > 0) & (uniform < 1)).all()
+
+
+def test_a_counter_may_be_a_float_of_any_size():
+    drawn = [counter_normals(torch.zeros(3), 0, counter) for counter in (2**24 + 1, 2.0**24 + 1, 2.0**24)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
 
 
 @pytest.mark.parametrize("draw", [row_normals, row_uniforms])

@@ -18,6 +18,14 @@ def test_directions_have_first_and_second_derivatives():
     torch.testing.assert_close(several, one)
 
 
+def test_autocast_leaves_a_backward_pass_its_precision():
+    vectors, upstream = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8)
+    (expected,) = torch.autograd.grad(unit_rows(vectors), vectors, upstream)
+    with torch.autocast("cpu", torch.bfloat16):
+        (gradient,) = torch.autograd.grad(unit_rows(vectors), vectors, upstream)
+    assert torch.equal(gradient, expected)
+
+
 def test_distances_are_those_of_the_differences():
     a, b = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(distances(a, b), (a[:, None] - b).norm(dim=-1))

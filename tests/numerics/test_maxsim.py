@@ -27,3 +27,19 @@ def test_what_does_not_fit_is_refused():
         maxsim(QUERIES, DOCUMENTS[..., :3])
     with pytest.raises(ValueError, match=r"^maxsim: document_mask of shape \[2, 6\] came with documents of shape"):
         maxsim(QUERIES, DOCUMENTS, document_mask=MASK[:2])
+
+
+@pytest.mark.one_graph
+def test_compiled_in_one_graph_for_any_number_of_documents():
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(maxsim, fullgraph=True, dynamic=True, backend=count)
+    for times in (1, 2, 3):
+        documents = DOCUMENTS.repeat(times, 1, 1)
+        torch.testing.assert_close(compiled(QUERIES, documents), maxsim(QUERIES, documents))
+    assert len(graphs) == 1

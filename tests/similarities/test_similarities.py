@@ -203,6 +203,16 @@ def test_second_derivatives_are_there_for_few_pairs_and_refused_for_many(loss, m
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_gradient_with_a_graph_is_that_without_one_where_columns_are_made_of_rows(loss, monkeypatch):
+    monkeypatch.setattr(tiles, "DENSE", 1000)
+    a, *_ = data()
+    for columns in (a, 2 * a + a.detach().flip(0)):
+        value = loss(a, columns)
+        gradient = torch.autograd.grad(value, a, retain_graph=True)
+        torch.testing.assert_close(torch.autograd.grad(value, a, create_graph=True), gradient)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_a_graph_that_is_kept_gives_its_gradients_again_times_what_comes_from_above(loss):
     a, b, *_ = data(columns=11)
     value = loss(a, b)
@@ -242,6 +252,30 @@ def test_what_does_not_fit_is_told():
         partner_cross_entropy(b, b, negatives=b[:, :3])
     with pytest.raises(ValueError, match="identities"):
         similarity_logsumexp(a, b, row_identity=identity)
+    with pytest.raises(ValueError, match=r"row_identity of shape \[5\] .* came with 11 rows"):
+        similarity_logsumexp(a, row_identity=identity[:5])
+    with pytest.raises(ValueError, match=r"row_kept of shape \[9\] and dtype torch.int64 .* give a bool for each"):
+        partner_cross_entropy(b, b, kept=torch.ones(9, dtype=torch.int64))
+    with pytest.raises(ValueError, match="period=0 came; give a whole number of at least 1"):
+        similarity_logsumexp(a, period=0)
+    with pytest.raises(ValueError, match="came without columns"):
+        similarity_logsumexp(a, column_kept=torch.ones(11, dtype=torch.bool))
+    with pytest.raises(ValueError, match="a scale that learns came"):
+        similarity_logsumexp(a, scale=torch.ones((), requires_grad=True))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_without_vectors_the_value_is_zero(loss):
+    a, b = (torch.zeros(0, 5, requires_grad=True) for _ in "ab")
+    loss(a, b).backward()
+    assert loss(a, b) == 0 and a.grad.shape == (0, 5)
+
+
+def test_without_columns_a_logsumexp_is_minus_infinity():
+    a, *_ = data()
+    assert torch.equal(similarity_logsumexp(a, a[:0]), torch.full((11,), -torch.inf, dtype=a.dtype))
+    value = partner_cross_entropy(a, a.detach(), negatives=a[:0])
+    assert torch.equal(value, partner_cross_entropy(a, a.detach()))
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -267,6 +301,28 @@ def test_compiled_in_one_graph(name):
     a, b, *_ = data(columns=11, dtype=torch.float32)
     torch._dynamo.reset()
     equal(torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")(a, b), LOSSES[name](a, b), a, b)
+
+
+@pytest.mark.parametrize("tile_width", [512], indirect=True)
+@pytest.mark.one_graph
+def test_compiled_in_one_graph_for_batches_of_all_sizes(monkeypatch):
+    monkeypatch.setattr(tiles, "DENSE", 1000)
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    def loss(a, b):
+        views = similarity_logsumexp(torch.cat([a, b]), period=len(a))
+        return views.sum() + similarity_logsumexp(a, b, diagonal=False).sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=count)
+    for size in (4, 5, 7):
+        a, b, *_ = data(size, size)
+        torch.testing.assert_close(compiled(a, b), loss(a, b))
+    assert len(graphs) == 1
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -156,6 +156,18 @@ def test_float32_stays_finite_where_the_kernel_underflows():
     assert abs(result.plan.sum().item() - 1) < 1e-4
 
 
+@pytest.mark.parametrize("n", [2, 6, 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("epsilon", [0.02, 0.001])
+def test_the_gradient_of_a_plan_that_falls_into_parts_is_the_plan(n, dtype, epsilon):
+    """Of the sharp cost, up to the share of other pairs, which is below e^-50."""
+    cost = (1 - torch.eye(n, dtype=dtype)).requires_grad_()
+    result = sinkhorn(cost, epsilon=epsilon)
+    torch.testing.assert_close(
+        torch.autograd.grad(sharp_cost(result), cost)[0], result.plan.detach(), rtol=0, atol=1e-6
+    )
+
+
 def test_a_tolerance_stops_early():
     cost, a, b = problem()
     loose = sinkhorn(cost, a, b, epsilon=0.5, n_iters=10000, tolerance=1e-1).plan
@@ -171,6 +183,13 @@ def test_a_tolerance_stops_early():
         ((torch.zeros(3, 3), None, torch.ones(3).long()), {}, "b of shape .*int64"),
         ((torch.zeros(3, 3), torch.tensor([0.5, 0.6, -0.1])), {}, "a came with a weight below 0"),
         ((torch.zeros(3, 3), torch.ones(3), torch.ones(3) / 3), {}, "a of sum 3 came with b of sum 1; give both"),
+        ((torch.zeros(3, 3), [1 / 3] * 3), {}, "a came as a list; give a tensor"),
+        ((torch.zeros(3, 3, 3), torch.ones(2, 3) / 3), {}, r"a of shape \[2, 3\] .* give .* of shape \[3, 3\]"),
+        ((torch.zeros(2, 2, 2), torch.eye(2), torch.ones(2, 2).tril()), {}, "a of sum 1 came with b of sum 2"),
+        ((torch.eye(3).log(),), {}, "cost holds -inf; give numbers that are finite"),
+        ((-torch.eye(3).log(),), {}, "cost holds inf; give numbers that are finite"),
+        ((torch.zeros(3, 3),), {"annealing": -1}, "annealing=-1 came; give a whole number"),
+        ((torch.zeros(3, 3),), {"tolerance": -1.0}, "tolerance=-1.0 came; give a number at least 0"),
         ((torch.zeros(3, 3),), {"epsilon": 0.0}, "epsilon=0.0"),
         ((torch.zeros(3, 3),), {"n_iters": 0}, "n_iters=0"),
         ((torch.zeros(3, 3),), {"gradient": "exact"}, "gradient='exact'"),

@@ -157,9 +157,8 @@ class FDPG(Loss):
         old_logps: Float[Tensor, "batch tokens"] | None = None,
         completion_mask: Shaped[Tensor, "batch tokens"] | None = None,
     ) -> _Sampled:
-        given = named_completions(
-            self._identifier, ("logps", logps), ("completion_mask", completion_mask), ("old_logps", old_logps)
-        )
+        proposal = None if old_logps is None else ("old_logps", old_logps)
+        given = named_completions(self._identifier, ("logps", logps), ("completion_mask", completion_mask), proposal)
         check_floating(self._identifier, "target_log_scores", target_log_scores)
         if target_log_scores.shape != given.logps.shape[:1]:
             raise ValueError(

@@ -85,7 +85,8 @@ class KTO(Loss):
             if self.form == "kto":
                 r = r - self.reference_point(mismatched_logps, ref_mismatched_logps, mismatched_mask).to(r)
             away = torch.where(good, -r, r)
-            weight = torch.where(good, self.desirable_weight, self.undesirable_weight).to(r)
+            # One of them as a tensor: of two numbers it would be in single precision.
+            weight = torch.where(good, torch.full_like(r, self.desirable_weight), self.undesirable_weight)
             return reduce(weight * torch.sigmoid(self.beta * away), "mean", given.lengths > 0)
 
     def reference_point(

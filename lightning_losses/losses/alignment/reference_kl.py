@@ -73,8 +73,8 @@ class ReferenceKL(Loss):
         )
         total = token_mean if self.over == "token" else token_sum
         with torch.autocast(logps.device.type, enabled=False):
-            reference = given.logps if given.reference is None else given.reference
-            reference = torch.minimum(reference, given.logps.detach() + _FARTHEST)
+            assert given.reference is not None
+            reference = torch.minimum(given.reference, given.logps.detach() + _FARTHEST)
             if self.estimator != "score":
                 value = total(kl_estimate(given.logps, reference, self.estimator), given.kept)
             elif self.over == "token":

@@ -12,7 +12,7 @@ def named_completions(
     loss: str,
     logps: tuple[str, Float[Tensor, "batch tokens"]],
     mask: tuple[str, Shaped[Tensor, "batch tokens"] | None],
-    reference: tuple[str, Float[Tensor, "batch tokens"] | None] | None = None,
+    reference: tuple[str, Float[Tensor, "batch tokens"]] | None = None,
 ) -> Completions:
     """Checked completions; a log-probability of -inf is -100, a constant, as in the losses of pairs.
 
@@ -20,11 +20,11 @@ def named_completions(
         loss: who asks, for messages.
         logps: the name and the log-probabilities of the tokens.
         mask: the name and the mask, or None.
-        reference: the name and the reference's log-probabilities, or None; None without one.
+        reference: the name and the reference's log-probabilities; None without one.
     """
     if mask[1] is not None:
         check_tensor(loss, mask[0], mask[1])
-    if reference is not None and reference[1] is not None:
+    if reference is not None:
         check_floating(loss, *reference)
     given = completions(loss, *logps, mask[1], None if reference is None else reference[1])
     other = given.reference

@@ -11,7 +11,7 @@ from lightning_losses.losses.kinds import RowLoss, index_rows
 from lightning_losses.numerics.checks import check_embeddings
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import pick
+from lightning_losses.numerics.rows import check_labels, pick
 from lightning_losses.numerics.settings import Bound, Count
 
 
@@ -66,7 +66,10 @@ class SPODegree(RowLoss):
                 f"{self._identifier}: features of shape {list(features.shape)} came with "
                 f"feature_dim={self.feature_dim}; give as many dimensions."
             )
-        given = index_rows(self._identifier, self.head(features.to(self.head.weight)), target, self.ignore_index)
+        kept = check_labels(self._identifier, target, len(features), self.ignore_index)
+        # An ignored row may hold anything, which the head's gradient would be multiplied by.
+        features = features.to(self.head.weight).masked_fill(~kept.unsqueeze(-1), 0.0)
+        given = index_rows(self._identifier, self.head(features), target, self.ignore_index)
         return reduce(-pick(log_probabilities(given.logits), given.target), self.reduction, given.kept)
 
 

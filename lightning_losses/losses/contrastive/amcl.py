@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
 from lightning_losses.numerics.distances import unit_rows
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Count, Positive, Weight
 from lightning_losses.numerics.vectors import alike_vectors
 
@@ -87,7 +88,9 @@ class AMCL(Loss):
         """Check, project and evaluate; the class documents what."""
         views = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
         with torch.autocast(embeddings.device.type, enabled=False):
-            projected = [embedded(self._identifier, "embeddings", view, self.projections) for view in views]
+            projected = [
+                full_precision(embedded(self._identifier, "embeddings", view, self.projections)) for view in views
+            ]
             if len(embeddings) == 0:
                 return sum(view.sum() for view in projected) + torch.zeros_like(projected[0].sum())
             of_heads = torch.cat(projected).view(-1, self.heads, self.head_dim).unbind(dim=1)
@@ -97,13 +100,14 @@ class AMCL(Loss):
 
     def _of_head(self, unit: Float[Tensor, "both dim"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """NT-Xent, and the mean of the regulariser over pairs."""
-        pairs = torch.relu(self.of_first(unit).unsqueeze(1) + self.of_second(unit).unsqueeze(0))
-        # Of rows, since FSDP2 takes no layer's output that is a view.
-        share = torch.sigmoid(self.to_temperature(pairs.flatten(0, 1)).view(len(unit), len(unit)))
+        own = unit.to(self.of_first.weight.dtype)
+        pairs = torch.relu(self.of_first(own).unsqueeze(1) + self.of_second(own).unsqueeze(0))
+        # Of rows, since FSDP2 takes no layer's output that is a view; in half precision 1 / τ would overflow.
+        share = torch.sigmoid(full_precision(self.to_temperature(pairs.flatten(0, 1))).view(len(unit), len(unit)))
         temperature = self.least_temperature + (self.most_temperature - self.least_temperature) * share
-        own = torch.arange(len(unit), device=unit.device)
-        itself = own.unsqueeze(0) == own.unsqueeze(1)
+        place = torch.arange(len(unit), device=unit.device)
+        itself = place.unsqueeze(0) == place.unsqueeze(1)
         scores = (unit @ unit.mT / temperature).masked_fill(itself, -torch.inf)
-        contrast = F.cross_entropy(scores, (own + len(unit) // 2) % len(unit))
+        contrast = F.cross_entropy(scores, (place + len(unit) // 2) % len(unit))
         penalty = (self.head_dim / 2 * temperature.log() + 1 / temperature).masked_fill(itself, 0.0)
         return contrast, penalty.sum() / (len(unit) * (len(unit) - 1))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.counter_random import counter_normals
+from lightning_losses.numerics.counter_random import counter_uniforms
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.settings import Seed, Temperature
@@ -79,6 +79,5 @@ class GumbelConceptLoss(Loss):
     def _noisy(self, scores: Float[Tensor, "batch batch"], step: float, number: int) -> Float[Tensor, "batch batch"]:
         if not self.training:
             return scores
-        # Uniform within (0, 1), since the normals are within five standard deviations and a half.
-        uniform = torch.special.ndtr(counter_normals(scores.detach(), 2 * self.loss_seed + number, step))
+        uniform = counter_uniforms(scores.detach(), 2 * self.loss_seed + number, step)
         return scores - torch.log(-torch.log(uniform))

@@ -21,8 +21,8 @@ class ICNN(EmbeddingLoss):
     largest. Both are from 0 to 1. Distances are of embeddings as they are.
 
     Args:
-        k: how many neighbours count, at least 1; a batch has at least two samples more, or else as many as it has less
-            two count, and γ is 1.
+        k: how many neighbours count, at least 1; of a batch that has less than three samples more, as many as it has
+            less two count, and γ is 1.
         searched: among how many the nearest of another class is looked for, at least 1 and at least k; None is one
             more than k.
 
@@ -79,7 +79,8 @@ class ICNN(EmbeddingLoss):
         counted = among & (rank < k)
         alike = given.target[nearest] == given.target.unsqueeze(-1)
         far = ((rows[nearest] - rows.unsqueeze(1)).square().sum(dim=-1) + 1e-6).sqrt()
-        score = (self._spread(far, counted, among, alike) + self._share(counted & alike, k, samples, few)) / 2
+        share = self._share(counted & alike, k, samples, few, rows.dtype)
+        score = (self._spread(far, counted, among, alike) + share) / 2
         # What is not a number stays so beside a condition.
         value = -score.clamp(min=_EPS).log()
         return torch.where(samples > 2, value, rows.sum() * 0.0)
@@ -101,14 +102,20 @@ class ICNN(EmbeddingLoss):
         return (1 - near + torch.where(unlike.any(), apart, 1.0)) / 2
 
     def _share(
-        self, of_class: Bool[Tensor, "batch near"], k: Tensor, samples: Tensor, few: Bool[Tensor, ""]
+        self,
+        of_class: Bool[Tensor, "batch near"],
+        k: Tensor,
+        samples: Tensor,
+        few: Bool[Tensor, ""],
+        dtype: torch.dtype,
     ) -> Float[Tensor, ""]:
         """γ."""
-        return torch.where(few, 1.0, of_class.sum() / (k * samples).clamp(min=1))
+        return torch.where(few, 1.0, of_class.sum().to(dtype) / (k * samples).clamp(min=1))
 
 
 def _mean_of_means(values: Float[Tensor, "batch near"], chosen: Bool[Tensor, "batch near"]) -> Float[Tensor, ""]:
     """The mean over samples of the mean over their chosen neighbours; samples without any do not count."""
-    number = chosen.sum(dim=-1)
+    # Whole numbers would be divided in torch's default dtype.
+    number = chosen.sum(dim=-1).to(values.dtype)
     means = (values * chosen).sum(dim=-1) / (number + _EPS)
-    return means.sum() / ((number > 0).sum() + _EPS)
+    return means.sum() / ((number > 0).sum().to(values.dtype) + _EPS)

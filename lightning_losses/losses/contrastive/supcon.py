@@ -68,7 +68,8 @@ class SupCon(EmbeddingLoss):
         unit, scale = unit_rows(given.embeddings), 1 / self.temperature
         lse = similarity_logsumexp(unit, scale=scale, row_kept=given.kept)
         # The first place of each class among the sorted ones is its number.
-        number = torch.searchsorted(given.target.sort().values, given.target)
+        target = given.target.contiguous()
+        number = torch.searchsorted(target.sort().values, target)
         sums = torch.zeros_like(unit).index_add(0, number, unit)
         others = torch.zeros_like(number).index_add(0, number, torch.ones_like(number))[number] - 1
         # Without the sample's own vector, whose product with itself is the largest.

@@ -10,6 +10,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_embeddings, check_floating
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.regression import refuse_where
 from lightning_losses.numerics.rows import check_labels
 from lightning_losses.numerics.settings import Bound
 
@@ -36,7 +37,8 @@ class PAMC(Loss):
         A scalar. A node without edges counts as ``-log 1e-10``.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a target of probabilities; a t out of range.
+        ValueError: shapes or dtypes that do not fit; a target of probabilities; a t out of range; on a CPU and under
+            `debug`, weights below 0.
 
     Source:
         Kulatilleke, Portmann, Chandra, 2022, "Efficient block contrastive learning via parameter-free meta-node
@@ -72,6 +74,7 @@ class PAMC(Loss):
             )
         if len(z) == 0:
             return z.sum() * 0.0
+        refuse_where(adjacency.detach() < 0, self._identifier, "adjacency", adjacency, "of at least 0")
         with torch.autocast(z.device.type, enabled=False):
             edges = full_precision(adjacency.detach()).to(z.dtype)
             near = (edges * (self.t * _cosines(z)).exp()).sum(dim=1)

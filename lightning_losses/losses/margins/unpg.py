@@ -80,10 +80,10 @@ class UNPG(RowLoss):
         """Check, evaluate and reduce; see the class."""
         rows = index_rows(self._identifier, logits, target, self.ignore_index)
         check_floating(self._identifier, "embeddings", embeddings)
-        if embeddings.ndim < 2 or embeddings.shape[:-1] != rows.target.shape:
+        if embeddings.ndim < 2 or embeddings.shape[:-1] != rows.target.shape or embeddings.shape[-1] == 0:
             raise ValueError(
                 f"{self._identifier}: embeddings of shape {list(embeddings.shape)} came with logits of shape "
-                f"{list(logits.shape)}; give a vector for each row."
+                f"{list(logits.shape)}; give a vector for each row, [..., D] with D of at least 1."
             )
         if rows.target.numel() == 0:
             return reduce(rows.logits.sum(dim=-1), self.reduction)

@@ -9,7 +9,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.checks import check_embeddings, check_floating
+from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities_within
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import LabelRows, label_rows
@@ -62,7 +63,7 @@ class HybridMultilabel(RowLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weight = None if self.class_weight is None else torch.as_tensor(list(self.class_weight), dtype=torch.float32)
+        weight = None if self.class_weight is None else torch.as_tensor(list(self.class_weight), dtype=torch.float64)
         if weight is not None and not bool((weight.isfinite() & (weight >= 0)).all()):
             raise ValueError(
                 f"{self._identifier}: class_weight={self.class_weight!r} came; give finite numbers of at least 0."
@@ -83,6 +84,7 @@ class HybridMultilabel(RowLoss):
                 f"{self._identifier}: features of shape {list(features.shape)} came with logits of shape "
                 f"{list(logits.shape)}; give [B, D] and [B, C] of the same samples."
             )
+        check_embeddings(self._identifier, "features", features)
         features = full_precision(features)
         if given.kept is not None:
             features = features.masked_fill(~given.kept.unsqueeze(-1), 0.0)
@@ -114,7 +116,7 @@ class HybridMultilabel(RowLoss):
     def _contrast(self, given: LabelRows, features: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
         if len(features) == 0:
             return given.logits.sum(dim=-1)
-        unit = F.normalize(features, dim=-1)
+        unit = unit_rows(features)
         scores = (unit @ unit.T / self.temperature).to(given.logits.dtype)
         others = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         if given.kept is not None:
@@ -138,6 +140,9 @@ def correlations(
                 [1., 0.]])
     """
     centred = (multi_hot - multi_hot.sum(dim=0) / known.sum(dim=0).clamp(min=1)) * known
+    # The mean of a label that is constant, but neither 0 nor 1, is rounded.
+    rounding = 4 * torch.finfo(centred.dtype).eps * multi_hot.norm(dim=0)
+    centred = centred.masked_fill(centred.norm(dim=0) <= rounding, 0.0)
     covariance = centred.T @ centred
     deviation = covariance.diagonal().sqrt()
     scale = torch.outer(deviation, deviation)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.checks import check_embeddings
 from lightning_losses.numerics.derivatives import first_derivatives_only, in_transform
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision
@@ -70,12 +70,9 @@ class MWLoss(Loss):
         given = {"embeddings": embeddings, "embeddings_b": embeddings_b}
         given |= {} if negatives is None else {"negatives": negatives}
         for name, tensor in given.items():
-            check_floating(self._identifier, name, tensor)
-        if (
-            embeddings.ndim != 2
-            or embeddings.shape != embeddings_b.shape
-            or (negatives is not None and (negatives.ndim != 2 or negatives.shape[1] != embeddings.shape[1]))
-        ):
+            check_embeddings(self._identifier, name, tensor)
+        width = embeddings.shape[1]
+        if embeddings.shape != embeddings_b.shape or (negatives is not None and negatives.shape[1] != width):
             shapes = ", ".join(f"{name} of shape {list(tensor.shape)}" for name, tensor in given.items())
             raise ValueError(
                 f"{self._identifier}: {shapes} came; give [B, D] embeddings twice, and [N, D] negatives or none."

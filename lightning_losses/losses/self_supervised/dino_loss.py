@@ -123,7 +123,9 @@ class DINOLoss(Loss):
         """Move the centre towards the mean of the teacher's outputs."""
         outputs = torch.cat([tensors["target_embeddings"], tensors["target_embeddings_b"]])
         if len(outputs):
-            self.centre.lerp_(outputs.to(self.centre).mean(dim=0), 1 - self.momentum)
+            moved = self.centre.lerp(outputs.to(self.centre).mean(dim=0), 1 - self.momentum)
+            # What is not finite, as in a step that `NumericsGuard` leaves out, would spoil every later one.
+            self.centre.copy_(torch.where(moved.isfinite().all(), moved, self.centre))
 
     def _check(self, embeddings: Tensor, crops: Tensor | None) -> None:
         if embeddings.shape[1] != self.feature_dim:

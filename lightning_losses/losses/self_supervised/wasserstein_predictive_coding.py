@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.counter_random import counter_normals
-from lightning_losses.numerics.settings import Count, Weight, Whole
+from lightning_losses.numerics.counter_random import counter_uniforms
+from lightning_losses.numerics.settings import Count, Seed, Weight
 from lightning_losses.numerics.vectors import alike_vectors
 from lightning_losses.parallel.processes import whole_parameter
 
@@ -56,7 +56,7 @@ class WassersteinPredictiveCoding(Loss):
     feature_dim: Count
     hidden: Count = 64
     penalty_weight: Weight = 10.0
-    loss_seed: Whole = 0
+    loss_seed: Seed = 0
     first_layer: nn.Linear = field(init=False)
     last_layer: nn.Linear = field(init=False)
 
@@ -75,7 +75,7 @@ class WassersteinPredictiveCoding(Loss):
         with torch.autocast(a.device.type, enabled=False):
             scores = self._scores(a, b)
             value = (scores.logsumexp(dim=1) - scores.diagonal()).mean()
-            share = torch.special.ndtr(counter_normals(a[:, :1], self.loss_seed, step))
+            share = counter_uniforms(a[:, :1], self.loss_seed, step)
             slopes = self._slopes(
                 *(share * own + (1 - share) * own.roll(-shift, dims=0) for own, shift in ((a, 1), (b, 2)))
             )
@@ -92,7 +92,9 @@ class WassersteinPredictiveCoding(Loss):
             >>> WassersteinPredictiveCoding(feature_dim=3).dependency(a, a.mean(dim=0).expand(4, 3)).abs().item() < 1e-6
             True
         """
-        scores = self._scores(*self._checked(embeddings, embeddings_b))
+        a, b = self._checked(embeddings, embeddings_b)
+        with torch.autocast(a.device.type, enabled=False):
+            scores = self._scores(a, b)
         own = scores.diagonal()
         return own.mean() - (scores.sum() - own.sum()) / max(scores.numel() - len(own), 1)
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -54,5 +55,7 @@ class SoftLikelihoodRatio(RowLoss):
     ) -> Float[Tensor, "..."]:
         """Evaluate the loss; see the class."""
         rows = classification_rows(self._identifier, logits, target, self.ignore_index)
-        p = probabilities(rows.logits).clamp(max=self.clip)
+        p = probabilities(rows.logits)
+        # A clip that the dtype rounds to 1 would make the odds infinite.
+        p = p.clamp(max=min(self.clip, 1 - torch.finfo(p.dtype).eps / 2))
         return reduce(-(p * (p / (1 - p) + self.epsilon).log()).sum(dim=-1), self.reduction, rows.kept)

@@ -16,14 +16,14 @@ def value(loss=None, logps=LOGPS, ref=REF, good=GOOD, mask=MASK, others=OTHERS, 
 
 
 def test_value_from_the_definition():
-    loss = KTO(beta=0.7, desirable_weight=1.5, undesirable_weight=0.5)
+    loss = KTO(beta=0.7, desirable_weight=1.3, undesirable_weight=0.7)
     # The other completions are mostly less likely than after the reference, so that z0 is moved above 0.
     others = OTHERS + 0.9
     r = [sum(float(LOGPS[i, t] - REF[i, t]) for t in range(4) if MASK[i, t]) for i in range(5)]
     z0 = sum(sum(float(others[i, t] - REF_OTHERS[i, t]) for t in range(4) if MASK[i, t]) for i in range(5)) / 5
     assert z0 > 0.5
     each = [
-        1.5 * (1 - 1 / (1 + math.exp(-0.7 * (r[i] - z0)))) if GOOD[i] else 0.5 / (1 + math.exp(-0.7 * (r[i] - z0)))
+        1.3 * (1 - 1 / (1 + math.exp(-0.7 * (r[i] - z0)))) if GOOD[i] else 0.7 / (1 + math.exp(-0.7 * (r[i] - z0)))
         for i in range(5)
     ]
     assert value(loss, others=others).item() == pytest.approx(sum(each) / 5, rel=1e-12)
@@ -89,5 +89,7 @@ def test_infinite_log_ratios_are_finite():
 def test_what_is_missing_or_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="^kto: form='kto' came without mismatched_logps .* or form='apo_zero_unp"):
         KTO()(LOGPS, REF, GOOD)
+    with pytest.raises(ValueError, match="^kto: ref_logps is a NoneType; give a floating-point tensor"):
+        KTO(form="apo_zero_unpaired")(LOGPS, None, GOOD)
     with pytest.raises(ValueError, match=r"^kto: desirable of shape \[4\] came with 5 completions; give \[B\]"):
         value(good=GOOD[:4])

@@ -79,6 +79,11 @@ def test_far_from_the_reference_it_is_finite_and_pulls_back(estimator):
         assert estimator == "k1" or slope < 0 or far == -torch.inf
 
 
+def test_a_reference_that_is_missing_is_refused():
+    with pytest.raises(ValueError, match="^reference_kl: ref_logps is a NoneType; give a floating-point tensor"):
+        ReferenceKL()(torch.zeros(2, 3), None)
+
+
 def test_completions_without_a_token_are_left_out():
     mask = MASK.clone()
     mask[1] = 0

@@ -16,6 +16,15 @@ def test_it_is_the_cross_entropy_of_its_own_head():
     torch.testing.assert_close(loss(FEATURES, DEGREES), expected)
 
 
+def test_an_ignored_row_may_hold_anything():
+    loss = SPODegree(feature_dim=3, num_classes=4).double()
+    parameters = list(loss.parameters())
+    expected = torch.autograd.grad(loss(FEATURES[1:], DEGREES[1:]), parameters)
+    features, degrees = FEATURES.clone(), DEGREES.clone()
+    features[0], degrees[0] = torch.inf, -100
+    torch.testing.assert_close(torch.autograd.grad(loss(features, degrees), parameters), expected)
+
+
 def test_its_head_learns_the_degrees():
     torch.manual_seed(0)
     loss = SPODegree(feature_dim=4, num_classes=4)

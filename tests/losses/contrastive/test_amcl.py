@@ -47,6 +47,15 @@ def test_temperatures_learn():
     assert loss.to_temperature.weight.grad.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_module_of_half_precision_is_evaluated_in_single(dtype):
+    loss = AMCL(feature_dim=4).to(dtype)
+    a, b = (view.to(dtype) for view in views())
+    value, expected = loss(a, b), loss.float()(a.float(), b.float())
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, expected, rtol=1e-3, atol=0.0)
+
+
 def test_an_empty_range_is_refused():
     with pytest.raises(ValueError) as refusal:
         AMCL(least_temperature=2.0, most_temperature=1.0)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_losses import GumbelConceptLoss
+from lightning_losses.numerics import counter_random
 
 
 def views(samples=6):
@@ -22,6 +23,12 @@ def test_the_seed_and_the_step_decide_about_the_noise():
     values = [GumbelConceptLoss(loss_seed=seed)(*views(), step=step) for seed in (0, 1) for step in (0, 1)]
     assert len(set(map(float, values))) == 4
     assert GumbelConceptLoss()(*views(), step=1) == values[1]
+
+
+@pytest.mark.parametrize("bits", [0, -1])
+def test_the_noise_is_finite_at_the_ends_of_its_range(bits, monkeypatch):
+    monkeypatch.setattr(counter_random, "_mix", lambda numbers: torch.full_like(numbers, bits))
+    assert GumbelConceptLoss()._noisy(torch.zeros(2, 2), 0, 0).isfinite().all()
 
 
 def test_picks_under_the_noise_are_as_likely_as_softmax_says():

@@ -32,6 +32,17 @@ def test_it_is_minus_the_logarithm_of_the_score(k):
     torch.testing.assert_close(ICNN(k=k)(embeddings, target), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_default_dtype_does_not_matter():
+    """Training in bfloat16 sets it."""
+    embeddings, target = classed()
+    expected, before = ICNN(k=2)(embeddings, target), torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(ICNN(k=2)(embeddings, target), expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_well_separated_classes_score_nearly_1():
     embeddings, target = classed()[0], torch.arange(12) % 3
     apart = 100 * torch.nn.functional.one_hot(target, 5) + 0.01 * embeddings

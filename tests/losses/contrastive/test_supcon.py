@@ -33,6 +33,17 @@ def test_two_views_are_twice_the_samples():
     torch.testing.assert_close(SupCon()(a, target, b), both)
 
 
+def test_classes_may_be_a_column_of_a_table():
+    embeddings, table = torch.randn(5, 4), torch.tensor([[0, 9], [1, 9], [0, 9], [2, 9], [1, 9]])
+    expected, before = SupCon()(embeddings, table[:, 0].clone()), torch.is_warn_always_enabled()
+    # Torch warns of the stride once in a process, and a warning is an error here.
+    torch.set_warn_always(True)
+    try:
+        assert torch.equal(SupCon()(embeddings, table[:, 0]), expected)
+    finally:
+        torch.set_warn_always(before)
+
+
 @pytest.mark.parametrize("spread", [1.0, 0.3])
 def test_a_small_temperature_leaves_single_precision_its_digits(spread):
     draw = torch.Generator().manual_seed(0)

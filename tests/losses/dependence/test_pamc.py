@@ -45,6 +45,8 @@ def test_an_adjacency_of_other_nodes_is_refused():
         PAMC()(Z, CLUSTER, EDGES[:5])
     told = "adjacency of shape [5, 6] came with 6 embeddings; give a row and a column for each."
     assert str(error.value) == f"pamc: {told}"
+    with pytest.raises(ValueError, match="^pamc: adjacency holds -1; give numbers of at least 0"):
+        PAMC()(Z, CLUSTER, -torch.ones_like(EDGES))
 
 
 def test_a_factor_whose_exponential_would_overflow_is_refused():

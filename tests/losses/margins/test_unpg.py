@@ -49,5 +49,8 @@ def test_an_angle_of_pi_and_embeddings_of_other_samples_are_refused():
     with pytest.raises(ValueError) as error:
         UNPG()(LOGITS, TARGET, EMBEDDINGS[1:])
     assert str(error.value) == (
-        "unpg: embeddings of shape [5, 4] came with logits of shape [6, 3]; give a vector for each row."
+        "unpg: embeddings of shape [5, 4] came with logits of shape [6, 3]; give a vector for each row, [..., D] with "
+        "D of at least 1."
     )
+    with pytest.raises(ValueError, match=r"embeddings of shape \[6, 0\] came"):
+        UNPG()(LOGITS, TARGET, EMBEDDINGS[:, :0])

@@ -71,6 +71,13 @@ def test_second_derivatives_of_parts_are_refused():
         torch.autograd.grad(mann_whitney_sum(right, torch.zeros(3), 2), right, create_graph=True)
 
 
+def test_vectors_without_a_number_are_refused():
+    with pytest.raises(
+        ValueError, match=r"embeddings of shape \[4, 0\] came; give vectors \[B, D\] with D of at least 1"
+    ):
+        MWLoss()(QUERIES[:, :0], DOCUMENTS[:, :0])
+
+
 def test_a_vector_of_length_0_learns_nothing():
     rows = torch.randn(8, 4)
     rows[0] = 0

@@ -36,6 +36,17 @@ def test_a_constant_feature_costs_1_and_pulls_nothing():
         assert bool(gradient.isfinite().all()) and (std == "biased_eps" or not gradient.any())
 
 
+@pytest.mark.parametrize(("std", "factor"), [("biased_eps", 1e30), ("unbiased", 1e30), ("unbiased", 1e-20)])
+def test_features_whose_squares_single_precision_does_not_hold_have_the_value_of_others(std, factor):
+    a, b = (view.float() for view in (A, B))
+    ordinary, view = (1e3 * a if factor > 1 else a).requires_grad_(), (a * factor).requires_grad_()
+    loss = BarlowTwins(std=std)
+    expected, value = loss(ordinary, 1e3 * b), loss(view, b * factor)
+    torch.testing.assert_close(value, expected)
+    (slope,), (gradient,) = torch.autograd.grad(expected, ordinary), torch.autograd.grad(value, view)
+    torch.testing.assert_close(gradient * factor, slope * ordinary.detach()[0, 0] / a[0, 0], rtol=1e-4, atol=1e-5)
+
+
 def test_views_of_different_widths_are_refused():
     with pytest.raises(ValueError) as caught:
         BarlowTwins()(torch.zeros(2, 3), torch.zeros(2, 4))

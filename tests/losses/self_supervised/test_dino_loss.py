@@ -30,6 +30,14 @@ def test_the_centre_follows_the_teacher_and_is_saved():
     torch.testing.assert_close(centred(S, S_B, T + loss.centre, T_B + loss.centre), DINOLoss(3)(S, S_B, T, T_B))
 
 
+def test_a_step_that_is_not_finite_leaves_the_centre_where_it_is():
+    loss = DINOLoss(3).double()
+    loss.after_step(target_embeddings=T, target_embeddings_b=T_B)
+    before = loss.centre.clone()
+    loss.after_step(target_embeddings=T, target_embeddings_b=T_B / 0)
+    assert before.any() and torch.equal(loss.centre, before)
+
+
 def test_the_teachers_temperature_warms_up_in_equal_steps():
     loss = DINOLoss(3, teacher_temperature=0.07, warm_up_temperature=0.04, warm_up_epochs=4)
     assert [round(loss.temperature_at(epoch), 6) for epoch in range(6)] == [0.04, 0.05, 0.06, 0.07, 0.07, 0.07]

@@ -44,6 +44,18 @@ def test_each_step_has_points_of_its_own_and_a_seed_the_same():
     assert values[0] != values[1] == values[2] != made(loss_seed=1)(A, B, step=1).item()
 
 
+def test_autocast_leaves_the_dependency_its_precision():
+    loss, a, b = made().float(), A.float(), B.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = loss.dependency(a, b)
+    assert torch.equal(narrow, loss.dependency(a, b))
+
+
+def test_a_seed_beyond_what_torch_takes_is_refused():
+    with pytest.raises(ValueError, match="loss_seed=4294967296 came; give a whole number of at least 0 and at most"):
+        made(loss_seed=2**32)
+
+
 def test_embeddings_of_another_width_are_refused():
     with pytest.raises(ValueError) as caught:
         made()(A[:, :2], B[:, :2], step=0)

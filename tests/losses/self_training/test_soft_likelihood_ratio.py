@@ -11,6 +11,12 @@ def test_value_from_the_definition():
     torch.testing.assert_close(SoftLikelihoodRatio(reduction="none")(LOGITS), expected)
 
 
+def test_a_clip_that_single_precision_rounds_to_1_leaves_it_finite():
+    logits = torch.tensor([[30.0, 0.0]], requires_grad=True)
+    value = SoftLikelihoodRatio(clip=1 - 1e-9)(logits)
+    assert -17 < value < -16 and torch.autograd.grad(value, logits)[0].isfinite().all()
+
+
 def test_a_nearly_certain_prediction_still_has_a_gradient_and_a_certain_one_none():
     def gradient(loss, height):
         logits = torch.tensor([[height, 0.0]], requires_grad=True)
