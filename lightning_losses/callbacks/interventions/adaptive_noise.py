@@ -57,17 +57,11 @@ class AdaptiveNoise(DeclaredCallback):
     gate: Share = 1.0
     draws: Count = 10
     chosen: list[str] = field(init=False, default_factory=list)
-    _ended: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.layers, str):
             raise ValueError(f"{self.name}: layers={self.layers!r} came; give a list of module names.")
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Let another training choose its own layers; a checkpoint is read after this."""
-        if stage == "fit" and self._ended and trainer.global_step == 0:
-            self.chosen, self._ended = [], False
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -95,7 +89,6 @@ class AdaptiveNoise(DeclaredCallback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the module without noise."""
         vars(pl_module).pop("noise_injection", None)
-        self._ended = self._ended or stage == "fit"
 
     def _injection(self, layers: Mapping[str, torch.nn.Module]) -> NoiseInjection:
         return NoiseInjection(layers, self.noise_std, self.beta, self.gate)

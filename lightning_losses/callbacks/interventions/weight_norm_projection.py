@@ -52,18 +52,8 @@ class WeightNormProjection(DeclaredCallback):
     norm: Positive | None = None
     include: Sequence[str] = ("*",)
     exclude: Sequence[str] = ()
-    _given: float | None = field(init=False, default=None)
     _started: bool = field(init=False, default=False)
     _handles: list[RemovableHandle] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._given = self.norm
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Forget an earlier training's norm; a checkpoint is read after this."""
-        if stage == "fit" and trainer.global_step == 0:
-            self.norm, self._started = self._given, False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scale the initial weights, take their norm, and hook into every optimizer's step."""
