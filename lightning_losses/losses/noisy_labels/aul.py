@@ -9,7 +9,6 @@ from torch import Tensor
 from lightning_losses.losses.kinds import CrossEntropyFunction
 from lightning_losses.losses.noisy_labels.agce import Exponent
 from lightning_losses.numerics.settings import Bound
-from lightning_losses.numerics.tempered import tempered_logarithm
 
 
 class AUL(CrossEntropyFunction):
@@ -49,5 +48,7 @@ class AUL(CrossEntropyFunction):
 
     def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        log_ratio = torch.log1p(-torch.expm1(-cross_entropy) / (self.a - 1))
-        return (self.a - 1) ** self.q * tempered_logarithm(log_ratio, 1 - self.q)
+        least, missing = self.a - 1, -torch.expm1(-cross_entropy)
+        # With the larger power in front, the other one is a share of it, of any size.
+        log_share = -torch.log1p(missing / least)
+        return (least + missing) ** self.q * -torch.expm1(self.q * log_share) / self.q
