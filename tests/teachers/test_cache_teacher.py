@@ -325,3 +325,23 @@ def test_a_teacher_whose_output_is_not_finite_is_refused(tmp_path, bad, where):
 class Masked(nn.Module):
     def forward(self, inputs):
         return torch.zeros(len(inputs), CLASSES)
+
+
+@pytest.mark.parametrize("kept", [slice(0, 10), slice(0, 1)], ids=["one dropped", "one for all"])
+def test_a_batch_without_a_row_for_each_sample_is_refused(tmp_path, kept):
+    with pytest.raises(ValueError) as raised:
+        cache_teacher(Teacher(), DATA, tmp_path, collate_fn=lambda batch: {"inputs": batch["inputs"][kept]})
+    assert str(raised.value) == (
+        f"cache_teacher: logits of shape [{kept.stop}, 6] came for the 11 samples from 0 on; give each one row of "
+        "shape [6], by a collate_fn that neither drops nor repeats samples."
+    )
+
+
+def test_every_part_of_the_teacher_has_its_mode_again(tmp_path):
+    teacher = Teacher().train()
+    teacher[2].eval()
+    modes = [part.training for part in teacher.modules()]
+    cache_teacher(teacher, DATA, tmp_path)
+    with pytest.raises(ValueError):
+        cache_teacher(teacher, DATA, tmp_path, top_k=7)
+    assert [part.training for part in teacher.modules()] == modes

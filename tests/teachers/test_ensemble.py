@@ -38,6 +38,28 @@ def test_the_mean_of_logits():
     torch.testing.assert_close(TeacherEnsemble(teachers[:1], average="logits")(INPUTS), teachers[0](INPUTS))
 
 
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_weights_keep_their_digits_in_every_precision(average):
+    logits = {name: torch.randn(4, 3, dtype=torch.float64) for name in "abc"}
+    ensemble = TeacherEnsemble(dict.fromkeys("abc", linear(0)), [0.1, 0.2, 0.4], average, temperature=2.0)
+    expected = ensemble.mean(logits)
+    shares = dict(zip("abc", (1 / 7, 2 / 7, 4 / 7), strict=True))
+    wanted = sum(share * (logits[name] if average == "logits" else (logits[name] / 2).softmax(-1))
+                 for name, share in shares.items())  # fmt: skip
+    torch.testing.assert_close(
+        expected if average == "logits" else (expected / 2).softmax(-1), wanted, rtol=1e-14, atol=0
+    )
+    assert torch.equal(ensemble.bfloat16().mean(logits), expected)
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_a_teacher_of_weight_0_says_nothing(average):
+    ensemble = TeacherEnsemble(three()[:2], [1.0, 0.0], average)
+    logits = linear(0)(INPUTS)
+    said = ensemble.mean({"0": logits, "1": torch.full_like(logits, torch.nan)})
+    torch.testing.assert_close(said.softmax(-1), logits.softmax(-1))
+
+
 def test_equal_teachers_are_one_and_a_masked_class_stays_finite_elsewhere():
     same = TeacherEnsemble([linear(0), linear(0)], temperature=2.0)
     torch.testing.assert_close(KD(temperature=2.0)(linear(0)(INPUTS), same(INPUTS)).item(), 0.0, atol=1e-6, rtol=0)
