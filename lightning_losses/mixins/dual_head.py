@@ -144,10 +144,12 @@ class DualHeadMixin(ObjectiveMixin):
         """Keep the head's input for the batch."""
         kept: _KeepInput | None = self.__dict__.get("_head_input")
         before = None if kept is None else kept.value
-        with super().beside_the_batch():
-            yield
-        if kept is not None:
-            kept.value = before
+        try:
+            with super().beside_the_batch():
+                yield
+        finally:
+            if kept is not None:
+                kept.value = before
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add the second head's logits, if the objective takes them."""

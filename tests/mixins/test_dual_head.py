@@ -187,3 +187,12 @@ def test_alignment_needs_two_sides():
     value = student.objective_value(student.objective, {"logits": torch.zeros(2, 3), "target": torch.tensor([0, 1])})
     with pytest.raises(ValueError, match="needs terms with and without 'auxiliary_logits'; the objective has ce"):
         student.aligned_gradients(value, list(student.parameters()))
+
+
+def test_a_pass_beside_the_batch_that_fails_leaves_the_batchs_features():
+    student, step = module(), batch()
+    logits = student.network(step["inputs"])
+    with pytest.raises(KeyError), student.beside_the_batch():
+        student.network(torch.zeros(2, 4))
+        raise KeyError
+    assert student.objective_tensors({"logits": logits, **step})["auxiliary_logits"].shape == logits.shape
