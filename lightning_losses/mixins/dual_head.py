@@ -97,7 +97,7 @@ class DualHeadMixin(ObjectiveMixin):
         value = self.objective_value(self.objective, offered)
         self.log_objective(self.log_name(), value)
         output = {"loss": value.total, **tensors}
-        self.on_objective(output)
+        self.on_objective(output, offered)
         if attached_trainer(self) is None:
             return output
         optimizer: Any = self.optimizers()

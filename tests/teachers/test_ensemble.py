@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_losses import KD, CrossEntropy, Objective, Term
-from lightning_losses.losses import MTARDBalance
+from lightning_losses.losses import Fishr, MTARDBalance
 from lightning_losses.modules import Distiller
 from lightning_losses.modules.ensemble_classifier import EnsembleClassifier
 from lightning_losses.teachers.ensemble import TeacherEnsemble
@@ -104,6 +104,9 @@ def test_what_does_not_fit_is_refused():
         TeacherEnsemble(three(), average="median")
     with pytest.raises(ValueError, match="^EnsembleClassifier: network is a Linear"):
         EnsembleClassifier(network=linear(0), objective=Objective({"ce": CrossEntropy()}), num_classes=3)
+    fishr = Term(Fishr(num_domains=2, num_classes=3, feature_dim=3), inputs={"features": "logits"})
+    with pytest.raises(ValueError, match="^EnsembleClassifier: the term 'fishr' learns from training steps"):
+        EnsembleClassifier(network=TeacherEnsemble(three()), objective=Objective({"fishr": fishr}), num_classes=3)
     objective = Objective({"x": Term(KD(), inputs={"teacher_logits": "each_teacher_logits"})})
     with pytest.raises(ValueError, match="takes 'each_teacher_logits', but the teacher is a Linear"):
         Distiller(linear(0), network=linear(1), objective=objective, num_classes=3).training_step(
