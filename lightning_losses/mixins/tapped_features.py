@@ -33,7 +33,8 @@ class TappedFeatures(ObjectiveMixin):
         who = who or f"{type(self).__name__}: feature_layer"
         if before := self.__dict__.get("_feature_tap"):
             before.close()
-        self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer, who), who)
+        # A layer that works in place would change what the one before it said.
+        self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer, who), who, copies=True)
 
     def tapped_features(self) -> Float[Tensor, "batch features"]:
         """The output of the last tapped layer in the latest forward pass, pooled to one vector per sample."""

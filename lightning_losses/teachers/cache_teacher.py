@@ -165,7 +165,7 @@ def _evaluate(
     progress = folder / _PROGRESS
     done, arrays, sums = _begun(folder)
     for batch in _loader(dataset, range(done, samples), batch_size, collate_fn):
-        with FeatureTap(teacher, layers) as tap:
+        with FeatureTap(teacher, layers, copies=True) as tap:
             output = call(teacher, _move(batch["inputs"], device))
         logits = full_precision(logits_of("cache_teacher: the teacher", output)).cpu()
         outputs = {"logits": logits, **{layer: full_precision(tap.features[layer]).cpu() for layer in layers}}

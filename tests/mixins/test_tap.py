@@ -110,3 +110,12 @@ def test_example_inputs_leave_every_part_in_its_mode():
         module.materialize_objective(module.network, torch.zeros(2, 7))
     module.materialize_objective(module.network, batch()[0])
     assert [part.training for part in module.modules()] == modes
+
+
+def test_a_layer_in_place_does_not_change_the_one_before_it():
+    module, (inputs, target) = Student(["at"], student="0", teacher="0"), batch()
+    wanted = AttentionTransfer()(module.network[0](inputs), module.teacher[0](inputs))
+    for part in (module.network, module.teacher):
+        part[1].inplace = True
+    parts = module.training_step((inputs, target), 0)
+    torch.testing.assert_close(parts["loss"] - CrossEntropy()(module.network(inputs), target), wanted)

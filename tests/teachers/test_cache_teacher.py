@@ -345,3 +345,9 @@ def test_every_part_of_the_teacher_has_its_mode_again(tmp_path):
     with pytest.raises(ValueError):
         cache_teacher(teacher, DATA, tmp_path, top_k=7)
     assert [part.training for part in teacher.modules()] == modes
+
+
+def test_a_layer_in_place_does_not_change_the_kept_features(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 9), nn.ReLU(inplace=True), nn.Linear(9, CLASSES))
+    cached = load_cached_teacher(cache_teacher(network, DATA, tmp_path, layers=["1"]))
+    torch.testing.assert_close(cached.feature(torch.arange(11), "1"), network[:2](DATA.inputs).detach())
