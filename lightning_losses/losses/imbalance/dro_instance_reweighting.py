@@ -84,8 +84,8 @@ def soft_maximum(values: Float[Tensor, " rows"], kept: Bool[Tensor, " rows"], r:
 
     Example:
         >>> values, kept = torch.tensor([0.0, 1000.0, 5.0]), torch.tensor([True, True, False])
-        >>> [round(soft_maximum(values, kept, r).item(), 4) for r in (1.0, 1e9)]
-        [999.3069, 500.0001]
+        >>> [round(soft_maximum(values, kept, r).item(), 2) for r in (1.0, 1e9)]
+        [999.31, 500.0]
     """
     if len(values) == 0:
         return values.sum()
