@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.samplers.resumable import samples_by_label
 
 
@@ -71,8 +72,8 @@ def _ratios(student_ce: Tensor, teacher_ce: Tensor) -> Tensor:
             "and leave out domains without tokens."
         )
     # Clamped to the largest float; the softmax subtracts the maximum.
-    largest = torch.finfo(torch.promote_types(student_ce.dtype, torch.float16)).max
-    return (student_ce - teacher_ce).exp().clamp(max=largest)
+    ratios = (full_precision(student_ce) - full_precision(teacher_ce)).exp()
+    return ratios.clamp(max=torch.finfo(ratios.dtype).max)
 
 
 def _is_distribution(weights: Tensor) -> bool:

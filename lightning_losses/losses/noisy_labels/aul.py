@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import CrossEntropyFunction
 from lightning_losses.losses.noisy_labels.agce import Exponent
 from lightning_losses.numerics.settings import Bound
+from lightning_losses.numerics.tempered import tempered_logarithm
 
 
 class AUL(CrossEntropyFunction):
@@ -51,4 +52,4 @@ class AUL(CrossEntropyFunction):
         least, missing = self.a - 1, -torch.expm1(-cross_entropy)
         # With the larger power in front, the other one is a share of it, of any size.
         log_share = -torch.log1p(missing / least)
-        return (least + missing) ** self.q * -torch.expm1(self.q * log_share) / self.q
+        return -((least + missing) ** self.q) * tempered_logarithm(log_share, 1 - self.q)
