@@ -265,7 +265,9 @@ def _named(top: TopKLogits) -> dict[str, Tensor]:
 def _loader(
     dataset: Dataset[Any], positions: range, batch_size: int, collate_fn: Callable[[Any], Mapping[str, Any]] | None
 ) -> DataLoader[Any]:
-    return DataLoader(dataset, batch_size=batch_size, sampler=positions, collate_fn=collate_fn or _collate)
+    # Whether or not the cache is there, a run's random numbers are the same.
+    own, collate = torch.Generator(), collate_fn or _collate
+    return DataLoader(dataset, batch_size=batch_size, sampler=positions, collate_fn=collate, generator=own)
 
 
 def _collate(samples: Any) -> Any:

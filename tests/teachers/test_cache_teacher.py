@@ -69,6 +69,13 @@ def test_a_cache_that_is_there_is_not_made_again(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_runs_random_numbers_do_not_depend_on_a_cache(tmp_path):
+    teacher, before = Teacher(), torch.get_rng_state()
+    for _ in range(2):
+        cache_teacher(teacher, DATA, tmp_path)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_its_name_follows_from_what_it_holds(tmp_path):
     other_weights, other_layers = Teacher(), Teacher(dropout=0.1)
     with torch.no_grad():
