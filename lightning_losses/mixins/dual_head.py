@@ -127,12 +127,18 @@ class DualHeadMixin(ObjectiveMixin):
                 f"{type(self).__name__}: gradient alignment needs terms with and without 'auxiliary_logits'; the "
                 f"objective has {', '.join(self.objective.terms)}."
             )
+        # The scaler of float16 AMP divides by its scale before the step.
+        scaler = getattr(getattr(attached_trainer(self), "precision_plugin", None), "scaler", None)
+        scaled = (lambda loss: loss) if scaler is None else scaler.scale
         main, auxiliary = (
             # Averaged before the comparison, so that all processes take the same step.
             [
                 total_of_all(gradient) / world_size()
                 for gradient in torch.autograd.grad(
-                    torch.stack(sides[side]).sum(), list(parameters), retain_graph=not side, materialize_grads=True
+                    scaled(torch.stack(sides[side]).sum()),
+                    list(parameters),
+                    retain_graph=not side,
+                    materialize_grads=True,
                 )
             ]
             for side in (False, True)
