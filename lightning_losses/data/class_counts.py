@@ -30,7 +30,10 @@ def targets_of(dataset: Any) -> Shaped[Tensor, "samples ..."] | None:
     """
     if isinstance(dataset, Subset):
         whole = targets_of(dataset.dataset)
-        return None if whole is None else whole[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+        # Views come several times, their samples' targets once.
+        if whole is None or len(whole) != len(dataset.dataset):  # type: ignore[arg-type]
+            return None
+        return whole[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
     if isinstance(dataset, SeededViews):
         return targets_of(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
@@ -84,6 +87,8 @@ def count_classes(
     """
     total = torch.zeros(num_classes or 0, dtype=torch.float64)
     for target in targets:
+        # In uint8 the class 156 is -100 too.
+        target = target if target.is_floating_point() else target.long()
         kept = target[labelled_rows(target, *ignored)].cpu()
         if kept.is_floating_point():
             counts = kept.double().clamp(min=0).sum(dim=0)
@@ -92,7 +97,7 @@ def count_classes(
                 f"{who}: target {int(kept.min())} came; give classes from 0 on, or tell the losses its ignore_index."
             )
         else:
-            counts = torch.bincount(kept.long()).double()
+            counts = torch.bincount(kept).double()
         total, counts = (
             torch.nn.functional.pad(c, (0, max(len(total), len(counts)) - len(c))) for c in (total, counts)
         )

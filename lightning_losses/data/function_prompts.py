@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lightning_losses.data.stdlib_text import source_files
-from lightning_losses.numerics.checks import check_count
+from lightning_losses.numerics.checks import check_count, check_number
 
 NEWLINE = 10
 # Where a line is cut: behind "return" or behind an assignment's sign.
@@ -33,10 +33,10 @@ def function_prompts(longest: int, split_seed: int = 0, held_out: float = 0.2) -
     Args:
         longest: the most bytes of a prompt.
         split_seed: fixes which files are held out.
-        held_out: the share of files of the validation split, and of the test split.
+        held_out: the share of files of the validation split, and of the test split, at most a half.
 
     Raises:
-        ValueError: a length below 1; no sources.
+        ValueError: a length below 1, or a share out of range; no sources.
 
     Example:
         >>> prompts = function_prompts(longest=60)
@@ -44,10 +44,11 @@ def function_prompts(longest: int, split_seed: int = 0, held_out: float = 0.2) -
         (True, True)
     """
     check_count("function_prompts", "longest", longest)
+    check_number("function_prompts", "held_out", held_out, least=0, most=0.5)
     paths = source_files()
     order = np.random.RandomState(split_seed).permutation(len(paths))
     size = int(held_out * len(paths))
-    parts = order[: -2 * size], order[-2 * size : -size], order[-size:]
+    parts = np.split(order, [len(order) - 2 * size, len(order) - size])
     return PromptSplits(
         *(_unique([p for i in part for p in _prompts(paths[i].read_bytes(), longest)]) for part in parts)
     )

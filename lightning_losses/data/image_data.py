@@ -71,7 +71,7 @@ class ImageData(SplitData):
             images unchanged.
         views: number of views of each training image, one per epoch; afterwards they repeat. So a teacher that was
             evaluated once on all views has seen everything that a student sees (`SeededViews`).
-        pairs: whether training batches also hold each image's next view, as `other_inputs`; needs augmentation.
+        pairs: whether training batches also hold each image's next view, as `other_inputs`; needs two views at least.
         samples_per_class: how many samples of each of its classes a training batch holds (`ClassBalancedSampler`); None
             shuffles all samples.
         pseudo_labels: into how many clusters k-means divides the training inputs, so that each sample of a batch is of
@@ -136,6 +136,11 @@ class ImageData(SplitData):
             )
         if self.views > 1 and self.augmentation is None:
             raise ValueError(f"{self.name}: views={self.views} came without augmentation; give one, or one view.")
+        if self.pairs and self.views < 2:
+            raise ValueError(
+                f"{self.name}: pairs=True came with one view, whose next is itself; give an augmentation, and two "
+                "views or more."
+            )
 
     def read(self) -> Images:
         """Read the whole data set."""

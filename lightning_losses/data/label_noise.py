@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.rows import check_classes
+
 NoiseKind = Literal["symmetric", "asymmetric", "instance"]
 
 
@@ -21,7 +24,8 @@ def with_label_noise(
 ) -> Int[Tensor, " samples"]:
     """Labels of which a share, within one sample, is replaced by another class.
 
-    The samples are drawn at random. The other class of a sample of class y is
+    The samples are drawn at random from those that have a label; the target -100 stays. The other class of a sample of
+    class y is
 
     - "symmetric": any, each with equal probability;
     - "asymmetric": the next, ``y + 1 mod C``;
@@ -32,7 +36,7 @@ def with_label_noise(
     that probability: a random subset too, of a random size.
 
     Args:
-        target: [n] class indices.
+        target: [n] class indices, or -100 for samples without a label.
         num_classes: C, at least 2.
         share: the share of samples with another label, in [0, 1].
         seed: the same seed gives the same labels.
@@ -40,7 +44,7 @@ def with_label_noise(
         features: [n, ...] the samples; needed for "instance" alone.
 
     Raises:
-        ValueError: instance-dependent noise without features of each sample.
+        ValueError: labels, or settings, out of range; instance-dependent noise without features of each sample.
 
     Source:
         Instance-dependent noise: Xia et al., 2020, "Part-dependent Label Noise: Towards Instance-dependent Label
@@ -51,6 +55,10 @@ def with_label_noise(
         >>> int((with_label_noise(target, 3, share=0.3, seed=0) != target).sum())
         3
     """
+    check_number("with_label_noise", "share", share, least=0, most=1)
+    check_number("with_label_noise", "num_classes", num_classes, least=2)
+    check_choice("with_label_noise", "kind", kind, NoiseKind)
+    labelled = check_classes("with_label_noise", target, num_classes)
     if kind == "instance" and (features is None or len(features) != len(target)):
         came = "no features" if features is None else f"features of {len(features)} samples"
         raise ValueError(
@@ -59,7 +67,9 @@ def with_label_noise(
         )
     # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
     random = np.random.RandomState(seed)
-    chosen = torch.from_numpy(random.permutation(len(target))[: round(share * len(target))])
+    order = torch.from_numpy(random.permutation(len(target)))
+    order = order[labelled[order]]
+    chosen = order[: round(share * len(order))]
     noisy = target.clone()
     if kind == "asymmetric":
         noisy[chosen] = (target[chosen] + 1) % num_classes
@@ -79,12 +89,17 @@ def transition_matrix(
 
     Samples with a negative label, such as -100, are left out. The row of a class without samples is NaN.
 
+    Raises:
+        ValueError: classes of C or more.
+
     Example:
         >>> transition_matrix(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, -100]), 2)
         tensor([[0.5000, 0.5000],
                 [0.0000, 1.0000]], dtype=torch.float64)
     """
     labelled = target >= 0
+    for name, classes in (("true_target", true_target), ("target", target)):
+        check_classes("transition_matrix", classes[labelled], num_classes, name=name)
     pairs = true_target[labelled] * num_classes + target[labelled]
     counts = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).double()
     return counts / counts.sum(dim=1, keepdim=True)

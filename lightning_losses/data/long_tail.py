@@ -10,6 +10,9 @@ def long_tailed(target: NDArray[np.int64], num_classes: int, *, ratio: float, se
     The k-th of C classes has ``n ratio^(-k / (C - 1))`` samples, with n the number of the smallest class; the order of
     the classes is random.
 
+    Raises:
+        ValueError: a class without a sample.
+
     Source:
         Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", arXiv:1901.05555, who reduce
         CIFAR's classes in this way, in the original order.
@@ -20,7 +23,12 @@ def long_tailed(target: NDArray[np.int64], num_classes: int, *, ratio: float, se
         [1, 10, 100]
     """
     random = np.random.RandomState(seed)
-    most = int(np.bincount(target, minlength=num_classes).min())
+    counts = np.bincount(target, minlength=num_classes)
+    if not (most := int(counts.min())):
+        raise ValueError(
+            f"long_tailed: num_classes={num_classes} came, and class {int(counts.argmin())} has no sample; give some "
+            "of each."
+        )
     chosen = []
     for place, label in enumerate(random.permutation(num_classes)):
         count = max(round(most * ratio ** (-place / max(num_classes - 1, 1))), 1)

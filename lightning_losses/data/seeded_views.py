@@ -129,7 +129,7 @@ class SeededViews(Declared, BatchDataset):
             generator.
         views: number of views per sample, at least 1; afterwards they repeat.
         seed: seed of all views.
-        pairs: whether batches also hold each sample's next view, as `other_inputs`.
+        pairs: whether batches also hold each sample's next view, as `other_inputs`; needs two views at least.
 
     Example:
         >>> from lightning_losses.data import ImageDataset
@@ -147,6 +147,11 @@ class SeededViews(Declared, BatchDataset):
     views: Count = 1
     seed: Annotated[int, Bound(least=0)] = 0
     pairs: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairs and self.views < 2:
+            raise ValueError(f"{self.name}: pairs=True came with one view, whose next is itself; give two or more.")
 
     def __len__(self) -> int:
         return self.views * len(self.dataset)

@@ -62,8 +62,9 @@ def selfmix(
             "[B, C]."
         )
     height, width = inputs.shape[-2:]
-    # A Beta variable is a ratio of Gamma variables, which accept a generator.
-    first, second = torch._standard_gamma(torch.full((2,), float(alpha)), generator=generator).tolist()
+    # A Beta variable is a ratio of Gamma variables, which accept a generator; single precision has no small ones.
+    gammas = torch._standard_gamma(torch.full((2,), float(alpha), dtype=torch.float64), generator=generator)
+    first, second = gammas.tolist()
     side = (second / (first + second)) ** 0.5
     row, column = (int(torch.randint(size, (1,), generator=generator)) for size in (height, width))
     top, bottom = max(row - int(height * side) // 2, 0), min(row + int(height * side) // 2, height)

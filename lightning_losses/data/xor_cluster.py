@@ -20,7 +20,7 @@ class XORCluster(ResidentData):
         dimension: dimension of x, at least 2; if it is much larger than the squared number of samples, one step
             memorises.
         signal: the norm of μ₁ and μ₂, above 0.
-        label_noise: the share of flipped training labels, in [0, 0.5); each label is flipped independently.
+        label_noise: the share of flipped training labels, in [0, 0.5]; each label is flipped independently.
         train_samples: n.
         test_samples: held-out samples.
         seed: seed of everything.

@@ -32,7 +32,7 @@ from lightning_losses.numerics.rows import (
     required_target,
 )
 from lightning_losses.numerics.settings import Positive
-from lightning_losses.numerics.vectors import alike_vectors
+from lightning_losses.numerics.vectors import alike_vectors, at_unit_size
 
 # Above this temperature two distributions are nearly uniform, and τ² multiplies float32's rounding error.
 _SINGLE_PRECISION_TEMPERATURE = 64.0
@@ -409,7 +409,8 @@ class FeaturePairs(NamedTuple):
 class RelationLoss(Loss):
     """A value per batch from the relations among its samples, in the student's features and in the teacher's.
 
-    A batch of one has no relations: its value is 0, with zero gradients.
+    The scale of all features of a network must not matter: `measure` is given both at a largest size of 1. A batch of
+    one has no relations: its value is 0, with zero gradients.
     """
 
     batch_coupled = True
@@ -427,7 +428,9 @@ class RelationLoss(Loss):
         if len(student) < 2:
             return student.sum() * 0.0
         with torch.autocast(features.device.type, enabled=False):
-            return self.measure(FeaturePairs(student, teacher.to(student.dtype)))
+            return self.measure(
+                FeaturePairs(*(at_unit_size(one, (0, 1)) for one in (student, teacher.to(student.dtype))))
+            )
 
 
 class ClassedEmbeddings(NamedTuple):

@@ -147,17 +147,18 @@ class CoTeachingMixin(OnlineDistillationMixin):
         logits, (peer_logits,) = tensors["logits"], others
         offered = self.offered_to_all(tensors)
         share = 0.0 if self.evaluates else self._share(offered)
-        losses = []
+        # Labels that are made of the target are those of what is picked.
+        shared = {name: tensor for name, tensor in offered.items() if name != "multi_hot" or name in tensors}
+        losses, given = [], []
         for objective, own, other, name in (
             (self.objective, logits, peer_logits, None),
             (self.peer_objective, peer_logits, logits, "peer_loss"),
         ):
             target = self._picked(objective, other, tensors["target"], share)
-            losses.append(
-                self.evaluate_objective(objective, self.log_name(name), {**offered, "logits": own, "target": target})
-            )
+            given.append(self._with_multi_hot({**shared, "logits": own, "target": target}))
+            losses.append(self.evaluate_objective(objective, self.log_name(name), given[-1]))
         output = {"loss": losses[0] + losses[1], **tensors, "peer_logits": peer_logits}
-        self.on_objective(output)
+        self.on_objective(output, given[0])
         return output
 
     def _share(self, offered: dict[str, Any]) -> float:

@@ -151,7 +151,7 @@ class DistillationMixin(TappedFeatures):
 
     def _teacher_tap(self, teacher: nn.Module) -> FeatureTap:
         who = f"{type(self).__name__}: teacher_layer"
-        return FeatureTap(teacher, layers_to_tap(teacher, self.teacher_layer, who), who)
+        return FeatureTap(teacher, layers_to_tap(teacher, self.teacher_layer, who), who, copies=True)
 
     @contextmanager
     def teacher_in_evaluation(self) -> Iterator[None]:

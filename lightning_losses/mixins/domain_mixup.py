@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.mixins.mixup import unmixed
+from lightning_losses.mixins.mixup import mixture_weights, unmixed
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.domains import check_domains
 from lightning_losses.numerics.rows import check_classes, labelled_rows
@@ -78,7 +78,7 @@ class DomainMixupMixin(ObjectiveMixin):
             )
         if not self.mixes:
             return {**tensors, **unmixed(tensors["logits"], tensors["target"], 1, *ignored_targets(self))}
-        shares = torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha).sample((self.num_domains,))
+        shares = mixture_weights(2, self.mixup_alpha, (self.num_domains,))[:, 0]
         inputs, target, domain = (tensors[name] for name in ("inputs", "target", "domain"))
         classes, order = tensors["logits"].shape[-1], torch.randperm(self.num_domains)
         mixed = mix_domains(inputs, target, domain, classes, order, shares, *ignored_targets(self))

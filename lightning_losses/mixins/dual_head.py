@@ -97,7 +97,7 @@ class DualHeadMixin(ObjectiveMixin):
         value = self.objective_value(self.objective, offered)
         self.log_objective(self.log_name(), value)
         output = {"loss": value.total, **tensors}
-        self.on_objective(output)
+        self.on_objective(output, offered)
         if attached_trainer(self) is None:
             return output
         optimizer: Any = self.optimizers()
@@ -127,12 +127,18 @@ class DualHeadMixin(ObjectiveMixin):
                 f"{type(self).__name__}: gradient alignment needs terms with and without 'auxiliary_logits'; the "
                 f"objective has {', '.join(self.objective.terms)}."
             )
+        # The scaler of float16 AMP divides by its scale before the step.
+        scaler = getattr(getattr(attached_trainer(self), "precision_plugin", None), "scaler", None)
+        scaled = (lambda loss: loss) if scaler is None else scaler.scale
         main, auxiliary = (
             # Averaged before the comparison, so that all processes take the same step.
             [
                 total_of_all(gradient) / world_size()
                 for gradient in torch.autograd.grad(
-                    torch.stack(sides[side]).sum(), list(parameters), retain_graph=not side, materialize_grads=True
+                    scaled(torch.stack(sides[side]).sum()),
+                    list(parameters),
+                    retain_graph=not side,
+                    materialize_grads=True,
                 )
             ]
             for side in (False, True)
@@ -144,10 +150,12 @@ class DualHeadMixin(ObjectiveMixin):
         """Keep the head's input for the batch."""
         kept: _KeepInput | None = self.__dict__.get("_head_input")
         before = None if kept is None else kept.value
-        with super().beside_the_batch():
-            yield
-        if kept is not None:
-            kept.value = before
+        try:
+            with super().beside_the_batch():
+                yield
+        finally:
+            if kept is not None:
+                kept.value = before
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add the second head's logits, if the objective takes them."""

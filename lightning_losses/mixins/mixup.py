@@ -8,9 +8,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.rows import check_classes, labelled_rows
 from lightning_losses.objective.ignored_targets import ignored_targets
+
+# Of the Gamma distribution; below, draws that are all 0 become likely.
+_SMALLEST_SHAPE = 0.01
 
 
 class MixupMixin(ObjectiveMixin):
@@ -117,18 +120,35 @@ def mix(
         >>> bool(torch.allclose(inputs, target))
         True
     """
+    check_count("mix", "size", size)
     check_number("mix", "size", size, least=2)
     check_number("mix", "alpha", alpha, above=0)
     if not inputs.is_floating_point():
         raise ValueError(f"mix: inputs have dtype {inputs.dtype}; only floating-point inputs can be mixed.")
     kept, probabilities = _probabilities(target, num_classes, inputs.dtype, *ignored)
-    weights = torch.distributions.Dirichlet(torch.full((size,), float(alpha))).sample().tolist()
+    weights = mixture_weights(size, alpha).tolist()
     mixed_inputs, mixed_target = weights[0] * inputs, weights[0] * probabilities
     for weight in weights[1:]:
         order = _partners(kept)
         mixed_inputs = mixed_inputs + weight * inputs[order]
         mixed_target = mixed_target + weight * probabilities[order]
     return mixed_inputs, mixed_target
+
+
+def mixture_weights(size: int, alpha: float, mixtures: tuple[int, ...] = ()) -> Float[Tensor, "*mixtures size"]:
+    """Weights of mixtures by a symmetric Dirichlet distribution, drawn on the CPU.
+
+    Example:
+        >>> bool(mixture_weights(2, 1e-5, (100,)).max(dim=1).values.median() > 0.99)  # hardly mixed
+        True
+    """
+    if alpha >= _SMALLEST_SHAPE:
+        return torch.distributions.Dirichlet(torch.full((size,), float(alpha))).sample(mixtures)
+    # Gamma variables of so small a shape are below what double precision holds. Their logarithms are not: one of shape
+    # α is one of shape α + 1, times the 1/α-th power of a uniform one.
+    shape = torch.full((*mixtures, size), 1 + alpha, dtype=torch.float64)
+    log_gamma = torch._standard_gamma(shape).log() + torch.rand_like(shape).log() / max(alpha, 1e-300)
+    return log_gamma.softmax(dim=-1).float()
 
 
 def unmixed(

@@ -63,6 +63,11 @@ class MultiAspectMixin(ObjectiveMixin):
                     f"{type(self).__name__}: splitting the head needs 'logits' and 'teacher_aspects'; the step offered "
                     f"{', '.join(map(repr, sorted(tensors)))}."
                 )
+            if any(isinstance(part, AspectNetwork) and not part.training for part in self.modules()):
+                raise ValueError(
+                    f"{type(self).__name__}: the objective takes 'aspect_logits', and an AspectNetwork in evaluation "
+                    "mode gives the classes alone; evaluate another objective, or in training mode."
+                )
             logits, aspects = tensors["logits"], tensors["teacher_aspects"].shape[-1]
             classes = logits.shape[-1] - aspects
             if classes < 1:

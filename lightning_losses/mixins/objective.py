@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -160,19 +160,18 @@ class ObjectiveMixin(SampleStates):
 
     def _renew_losses(self, output: dict[str, Any]) -> None:
         """After a training step, let losses learn from it that do so."""
-        terms = [term for term in getattr(self.objective, "terms", {}).values() if isinstance(term, Term)]
-        renewed = [(term, loss) for term in terms if _learns_from_steps(loss := term.loss)]
+        renewed = terms_that_learn(self.objective)
         if not renewed or self.evaluates or not torch.is_grad_enabled():
             return
         tensors, group = {**self.training_clock(), **self._with_multi_hot(output)}, self.gathered_from()
-        for term, loss in renewed:
+        for term in renewed.values():
             given = term.given(tensors)
             if group is not False:
                 given = {
                     name: value if is_shared(term.source(name)) else gather_batch(value, group)
                     for name, value in given.items()
                 }
-            loss.after_step(**given)
+            term.loss.after_step(**given)
 
     def training_clock(self) -> dict[str, float]:
         """`step`, `epoch` and the fractions done, as far as the trainer knows them; outside of `fit` their end."""
@@ -258,8 +257,13 @@ class ObjectiveMixin(SampleStates):
         self.add_to_means(log_name, value.parts, value.weights, value.samples)
 
 
-def _learns_from_steps(loss: Any) -> TypeGuard[Loss]:
-    return isinstance(loss, Loss) and type(loss).after_step is not Loss.after_step
+def terms_that_learn(objective: Any) -> dict[str, Any]:
+    """The terms whose losses renew what they know after each training step, by name."""
+    return {
+        name: term
+        for name, term in getattr(objective, "terms", {}).items()
+        if isinstance(term, Term) and isinstance(term.loss, Loss) and type(term.loss).after_step is not Loss.after_step
+    }
 
 
 def _known_weights(policy: Balancing, losses: Tensor) -> Tensor | None:

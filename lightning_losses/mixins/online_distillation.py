@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.mixins.objective import ObjectiveMixin, terms_that_learn
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.objective import Objective, ObjectiveValue
 
-# Tensors that belong to no single network; layers' weights are those of all networks.
-_OF_ANY = frozenset({"step", "epoch", "progress", "epoch_progress", "teacher_logits", "weights"})
+# Tensors that belong to no single network; layers' weights are those of all networks, labels those of the target.
+_OF_ANY = frozenset({"step", "epoch", "progress", "epoch_progress", "teacher_logits", "weights", "multi_hot"})
 
 
 class OnlineDistillationMixin(ObjectiveMixin):
@@ -66,6 +66,11 @@ class OnlineDistillationMixin(ObjectiveMixin):
 
     def offered_to_all(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """The tensors offered to every network's objective; what is the student's alone must be the student's."""
+        if learning := list(terms_that_learn(self.peer_objective)):
+            raise ValueError(
+                f"{type(self).__name__}: peer_objective's term {learning[0]!r} learns from training steps, of which "
+                "only the student's objective is told; give peer_objective a loss that keeps nothing."
+            )
         offered = self.objective_tensors(tensors)
         students = offered.keys() - tensors.keys() - _OF_ANY
         if taken := sorted(name for name in students if self.peer_objective.needs(name)):
@@ -93,7 +98,7 @@ class OnlineDistillationMixin(ObjectiveMixin):
             **tensors,
             "peer_logits": peer_logits[0] if len(peer_logits) == 1 else shown,
         }
-        self.on_objective(output)
+        self.on_objective(output, offered)
         return output
 
     def _against_each(self, objective: Objective, tensors: dict[str, Any], others: Sequence[Tensor]) -> ObjectiveValue:

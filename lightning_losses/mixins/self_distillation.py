@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.losses.sample_memory import Columns, Given, Kept
 from lightning_losses.mixins.sample_states import Remembered, SampleState
 from lightning_losses.mixins.tapped_features import TappedFeatures
+from lightning_losses.numerics.probabilities import full_precision, probabilities
 
 
 class PastProbabilities:
@@ -22,20 +23,20 @@ class PastProbabilities:
 
     def fresh(self, given: Given) -> Columns:
         """Zeros."""
-        return {"probabilities": torch.zeros(given["logits"].shape[1:])}
+        return {"probabilities": full_precision(given["logits"].detach()).new_zeros(given["logits"].shape[1:])}
 
     def recall(self, kept: Kept, given: Given) -> Float[Tensor, "batch classes"]:
         """The past prediction."""
         target, classes = given["target"], given["logits"].shape[-1]
         # An ignored sample may get any class.
         named = target if target.is_floating_point() else target.masked_fill((target < 0) | (target >= classes), 0)
-        one_hot = named if target.is_floating_point() else F.one_hot(named, classes).float()
-        past = kept("probabilities").to(one_hot)
+        past = kept("probabilities").to(target.device)
+        one_hot = (named if target.is_floating_point() else F.one_hot(named, classes)).to(past)
         return torch.where((past != 0).any(dim=-1, keepdim=True), past, one_hot)
 
     def remember(self, kept: Kept, given: Given) -> Columns:
         """This step's prediction."""
-        return {"probabilities": torch.softmax(given["logits"].detach().float(), dim=-1)}
+        return {"probabilities": probabilities(full_precision(given["logits"].detach()))}
 
 
 class SelfDistillationMixin(TappedFeatures):

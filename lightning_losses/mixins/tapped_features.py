@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.networks.calls import call, logits_of
+from lightning_losses.networks.calls import call, in_evaluation, logits_of
 from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, offered_features
 
 
@@ -22,7 +22,7 @@ class TappedFeatures(ObjectiveMixin):
     def tap_features(
         self, network: nn.Module, layer: str | Sequence[str] | None = None, *, who: str | None = None
     ) -> None:
-        """Tap layers of a network.
+        """Tap layers of a network, in place of those that were tapped before.
 
         Args:
             network: the trained network, or a part of it.
@@ -31,7 +31,10 @@ class TappedFeatures(ObjectiveMixin):
             who: the name that errors begin with.
         """
         who = who or f"{type(self).__name__}: feature_layer"
-        self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer, who), who)
+        if before := self.__dict__.get("_feature_tap"):
+            before.close()
+        # A layer that works in place would change what the one before it said.
+        self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer, who), who, copies=True)
 
     def tapped_features(self) -> Float[Tensor, "batch features"]:
         """The output of the last tapped layer in the latest forward pass, pooled to one vector per sample."""
@@ -74,9 +77,8 @@ class TappedFeatures(ObjectiveMixin):
             network: the network with the tapped layers; it returns logits.
             inputs: a batch of inputs, or a mapping by name.
         """
-        training = network.training
-        logits = logits_of(type(self).__name__, call(network.eval(), inputs))
-        network.train(training)
+        with in_evaluation(network):
+            logits = logits_of(type(self).__name__, call(network, inputs))
         index = torch.arange(len(logits), device=logits.device)
         example = {"inputs": inputs, "logits": logits, "target": index % logits.shape[-1], "index": index, "epoch": 0}
         example |= {"domain": 0 * index, "progress": 0.0}

@@ -21,6 +21,7 @@ from lightning_losses.losses.distillation.logits.tgeo_kd import (
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.training_means import all_processes
 from lightning_losses.numerics.checks import check_count, check_number, check_temperature
+from lightning_losses.numerics.probabilities import full_precision, probabilities
 from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import is_distributed_tensor, total_of_all
@@ -89,7 +90,7 @@ class TGeoKDMixin(DistillationMixin):
             "optimizer": (controller_learning_rate, controller_weight_decay),
             "batches": 0,
         }
-        self.__dict__["_held_out"] = None
+        self.__dict__["_held_out"] = _HeldOut()
 
     def controller_optimizer(self) -> torch.optim.Optimizer:
         """The controller's optimizer; return it from `configure_optimizers` after the student's."""
@@ -111,10 +112,12 @@ class TGeoKDMixin(DistillationMixin):
         tensors = super().objective_tensors(tensors)
         if self.objective.needs("ratio") and "ratio" not in tensors:
             with torch.no_grad():
-                student, teacher = (tensors[name].float().softmax(dim=-1) for name in ("logits", "teacher_logits"))
+                student, teacher = (
+                    probabilities(full_precision(tensors[name])) for name in ("logits", "teacher_logits")
+                )
                 kept = labelled_rows(tensors["target"], *ignored_targets(self))
                 state = tgeo_state(student, teacher, tensors["target"].masked_fill(~kept, 0), self.class_means)
-                tensors["ratio"] = self.controller(state)
+                tensors["ratio"] = self.controller(state.to(self.class_means.dtype))
         return tensors
 
     def tgeo_step(self, batch: dict[str, Tensor]) -> dict[str, Any]:
@@ -187,17 +190,19 @@ class TGeoKDMixin(DistillationMixin):
         """Take the teacher's class means from one pass over the training set, unless they came from a checkpoint."""
         super().on_train_start()
         held_out_loader(type(self).__name__, self.trainer)
-        if self.__dict__["_tgeo"]["batches"]:
+        # Another fit may have other data.
+        self.__dict__["_held_out"] = _HeldOut()
+        if self.__dict__["_tgeo"].pop("resumed", False):
             return
         # A count in half precision would stop at 256 (bfloat16).
-        sums = torch.zeros_like(self.class_means, dtype=torch.float32)
+        sums = torch.zeros_like(full_precision(self.class_means))
         counts = torch.zeros_like(sums[0])
         batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
         for batch in share_of_training_set(type(self).__name__, self.trainer, batch_size):
             batch = self.trainer.strategy.batch_to_device(batch)
             logits, target = self.teacher_tensors(batch)["teacher_logits"], batch["target"]
             kept = labelled_rows(target, *ignored_targets(self))
-            more, seen = class_sums(logits.float()[kept], target[kept])
+            more, seen = class_sums(full_precision(logits)[kept], target[kept])
             sums, counts = sums + more, counts + seen
         self.class_means.copy_(class_centroids(total_of_all(sums), total_of_all(counts), self.class_means))
 
@@ -209,19 +214,33 @@ class TGeoKDMixin(DistillationMixin):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore it."""
         super().on_load_checkpoint(checkpoint)
-        self.__dict__["_tgeo"]["batches"] = checkpoint.get("tgeo_batches", 0)
+        batches = checkpoint.get("tgeo_batches", 0)
+        # A checkpoint of the start has no class means yet.
+        self.__dict__["_tgeo"] |= {"batches": batches, "resumed": batches > 0}
 
     def _student(self) -> nn.Module:
         return self.get_submodule(self.__dict__["_tgeo"]["network"])
 
     def _next_held_out(self) -> dict[str, Tensor]:
-        if self.__dict__["_held_out"] is None:
+        held_out: _HeldOut = self.__dict__["_held_out"]
+        if held_out.batches is None:
             settings = self.__dict__["_tgeo"]
             loader = held_out_loader(type(self).__name__, self.trainer)
             taken = -(-settings["batches"] // settings["every"])
-            self.__dict__["_held_out"] = itertools.islice(_again_and_again(loader), taken % len(loader), None)
-        batch: dict[str, Tensor] = self.trainer.strategy.batch_to_device(next(self.__dict__["_held_out"]))
+            held_out.batches = itertools.islice(_again_and_again(loader), taken % len(loader), None)
+        batch: dict[str, Tensor] = self.trainer.strategy.batch_to_device(next(held_out.batches))
         return batch
+
+
+class _HeldOut:
+    """The batches that the controller is still to learn from; a copy of the module begins its own."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[Any] | None = None
+
+    def __reduce__(self) -> Any:
+        # An iterator can't be copied.
+        return _HeldOut, ()
 
 
 def _again_and_again(loader: DataLoader[Any]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.data.language_batch import LanguageBatch
 from lightning_losses.mixins.token_records import TokenRecordsMixin
 from lightning_losses.networks.calls import call, logits_of
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.teachers import CachedLogits
 
 PARTS = ("forget", "retain", "refusal")
@@ -155,4 +156,4 @@ def _logps(
 ) -> Float[Tensor, "batch tokens"]:
     """The log-probabilities of the targets, from logits that are held anyway."""
     own = given.target.masked_fill(~kept, 0).unsqueeze(-1)
-    return logits.float().log_softmax(dim=-1).gather(-1, own).squeeze(-1).masked_fill(~kept, 0.0)
+    return log_probabilities(full_precision(logits)).gather(-1, own).squeeze(-1).masked_fill(~kept, 0.0)

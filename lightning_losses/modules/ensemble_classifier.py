@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from lightning_losses.data.loading import named
+from lightning_losses.mixins.objective import terms_that_learn
 from lightning_losses.modules.classifier import Batch, Classifier
 from lightning_losses.teachers.ensemble import TeacherEnsemble
 
@@ -19,7 +20,8 @@ class EnsembleClassifier(Classifier):
         **classifier: see `Classifier`; `network` is a `TeacherEnsemble`.
 
     Raises:
-        ValueError: a network that is no ensemble; an objective of features or past predictions.
+        ValueError: a network that is no ensemble; an objective of features or past predictions, or with a loss that
+            learns from training steps.
 
     Example:
         >>> from torch import nn
@@ -39,6 +41,11 @@ class EnsembleClassifier(Classifier):
             raise ValueError(
                 f"EnsembleClassifier: the objective takes {', '.join(map(repr, taken))}, which members would share; "
                 "give one of 'logits' and 'target', or train each member by Classifier."
+            )
+        if learning := list(terms_that_learn(self.objective)):
+            raise ValueError(
+                f"EnsembleClassifier: the term {learning[0]!r} learns from training steps, and members would share "
+                "what it learns; give a loss that keeps nothing, or train each member by Classifier."
             )
         if not isinstance(self.network, TeacherEnsemble):
             raise ValueError(

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.numerics.divergences import cross_entropy
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.rows import class_indices, labelled_rows
 
 
@@ -44,10 +44,10 @@ def evaluate(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "...
         (1.0, 1)
     """
     kept = labelled_rows(target, *ignored)
-    scores, chosen = logits.float()[kept], target[kept]
+    scores, chosen = full_precision(logits)[kept], target[kept]
     label = class_indices(chosen)
     samples = len(label)
-    chosen = chosen.float() if target.is_floating_point() else chosen
+    chosen = chosen.to(scores) if target.is_floating_point() else chosen
     loss = cross_entropy(log_probabilities(scores), chosen).sum()
     return Evaluation(
         loss / max(samples, 1), (scores.argmax(dim=-1) == label).sum() / max(samples, 1), kept, label, samples

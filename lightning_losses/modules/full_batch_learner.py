@@ -28,7 +28,7 @@ from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.modules.classifier import OptimizerFactory, parameters_to_train
 from lightning_losses.modules.evaluation import evaluate
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_count
 from lightning_losses.objective import Objective
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import world_size
@@ -106,8 +106,8 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
 
     @steps_per_batch.setter
     def steps_per_batch(self, steps: int) -> None:
-        check_number("full_batch_learner", "steps_per_batch", steps, least=1)
-        self._steps_per_batch = int(steps)
+        check_count("full_batch_learner", "steps_per_batch", steps)
+        self._steps_per_batch = steps
         # Lightning takes a single step itself.
         self.automatic_optimization = steps == 1
 

@@ -30,6 +30,7 @@ from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.networks.head_input import check_documents_apart, head_input
 from lightning_losses.networks.output_head import HEAD_NAMES, head_matrix, logit_scale, logit_softcap, offered_heads
 from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective import Objective, Term
 
 
@@ -184,7 +185,7 @@ class LanguageModel(LanguageTerms, L.LightningModule):
 
     def _evaluate(self, batch: Any, split: str) -> dict[str, Tensor]:
         given = self._given(self.network, self.find_head(), batch)
-        logits, target = self(given.inputs, **given.further).float(), given.target
+        logits, target = full_precision(self(given.inputs, **given.further)), given.target
         measured = evaluate(logits, target, self.ignore_index)
         log_means(self, {f"{split}/loss": measured.loss, f"{split}/accuracy": measured.accuracy}, measured.samples)
         return {"loss": measured.loss, "logits": logits, "target": target}

@@ -113,6 +113,16 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
         given = named(type(self).__name__, batch)
         return {"embeddings": self(given["inputs"]), **({"target": given["target"]} if "target" in given else {})}
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the embeddings of an epoch that was interrupted."""
+        super().on_validation_epoch_start()
+        self._evaluated = []
+
+    def on_test_epoch_start(self) -> None:
+        """Likewise."""
+        super().on_test_epoch_start()
+        self._evaluated = []
+
     def on_validation_epoch_end(self) -> None:
         """Log what the validation split's embeddings find."""
         super().on_validation_epoch_end()
@@ -143,9 +153,8 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
     def _with_layer(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """The embeddings, and those of features without gradient."""
         layer, features = last_linear(self.network), list[Tensor]()
-        hook = layer.register_forward_pre_hook(lambda _, given: features.append(given[0]))
-        embeddings = self(inputs)
-        hook.remove()
+        with layer.register_forward_pre_hook(lambda _, given: features.append(given[0])):
+            embeddings = self(inputs)
         return embeddings, layer(features[0].detach())
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:

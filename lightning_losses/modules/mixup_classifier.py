@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning_losses.mixins.mixup import MixupMixin
 from lightning_losses.modules.classifier import Classifier
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count, check_number
 
 
 class MixupClassifier(MixupMixin, Classifier):
@@ -28,7 +28,7 @@ class MixupClassifier(MixupMixin, Classifier):
 
     def __init__(self, mixup_count: int = 1, mixup_size: int = 2, mixup_alpha: float = 1.0, **classifier: Any) -> None:
         super().__init__(**classifier)
-        check_number("MixupClassifier", "mixup_count", mixup_count, least=1)
+        check_count("MixupClassifier", "mixup_count", mixup_count)
         check_number("MixupClassifier", "mixup_size", mixup_size, least=2)
         check_number("MixupClassifier", "mixup_alpha", mixup_alpha, above=0)
         self.mixup_count = mixup_count

@@ -13,6 +13,7 @@ from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1
 from lightning_losses.data.loading import named
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.modules.classifier import Batch, Classifier
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective import Objective
 from lightning_losses.objective.ignored_targets import ignored_targets
 
@@ -113,7 +114,8 @@ def mean_entropy(
     logits: Float[Tensor, "samples labels"], multi_hot: Shaped[Tensor, "samples labels"], known: Tensor
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy over the labels that are known, 0 where there are none."""
-    scores, labels = logits.float()[known], multi_hot.float()[known]
+    scores = full_precision(logits)[known]
+    labels = multi_hot[known].to(scores)
     return F.binary_cross_entropy_with_logits(scores, labels, reduction="sum") / max(len(scores), 1)
 
 

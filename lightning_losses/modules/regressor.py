@@ -168,7 +168,7 @@ def head_of(objective: Objective, num_features: int) -> DistributionHead:
 
 
 def point_prediction(predicted: Mapping[str, Tensor]) -> Float[Tensor, "*values"]:
-    """One number for each target: the mean, the middle quantile, the ensemble's mean, or γ.
+    """One number for each target: the mean, the middle quantile or that of the middle two, the ensemble's mean, or γ.
 
     Raises:
         ValueError: nothing of the kind.
@@ -181,7 +181,8 @@ def point_prediction(predicted: Mapping[str, Tensor]) -> Float[Tensor, "*values"
         return predicted["mean"]
     if "quantiles" in predicted:
         quantiles = predicted["quantiles"].sort(dim=-1).values
-        return quantiles[..., quantiles.shape[-1] // 2]
+        number = quantiles.shape[-1]
+        return (quantiles[..., (number - 1) // 2] + quantiles[..., number // 2]) / 2
     if "ensemble" in predicted:
         return predicted["ensemble"].mean(dim=-1)
     if "evidential" in predicted:

@@ -43,6 +43,20 @@ def alike_vectors(loss: str, **vectors: Any) -> tuple[Float[Tensor, "batch dim"]
     return tuple(full_precision(tensor).to(dtype) for tensor in vectors.values())
 
 
+def at_unit_size(values: Float[Tensor, "*shape"], dim: tuple[int, ...]) -> Float[Tensor, "*shape"]:
+    """Values divided by the size of the largest over some dimensions, a constant; zeros stay.
+
+    What doesn't depend on the scale of its inputs then has none of which squares leave the dtype.
+
+    Example:
+        >>> at_unit_size(torch.tensor([[1e-30, -2e-30], [0.0, 0.0]]), dim=(1,))
+        tensor([[ 0.5000, -1.0000],
+                [ 0.0000,  0.0000]])
+    """
+    largest = values.detach().abs().amax(dim=dim, keepdim=True)
+    return values / torch.where(largest > 0, largest, 1.0)
+
+
 def refuse_powers(
     loss: str, power: Literal[2, 4], factor: float = 1.0, **vectors: Float[Tensor, "batch *values"]
 ) -> None:

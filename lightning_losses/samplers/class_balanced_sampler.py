@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count
-from lightning_losses.samplers.resumable import BatchPlanSampler, labels_of_samples
+from lightning_losses.samplers.resumable import BatchPlanSampler, labels_of_samples, samples_by_label
 
 
 class ClassBalancedSampler(BatchPlanSampler):
@@ -58,7 +58,7 @@ class ClassBalancedSampler(BatchPlanSampler):
                 "it."
             )
         self.samples_per_class = samples_per_class
-        self.members = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()) - {-100})]
+        self.members = [members for label, members in samples_by_label(labels).items() if label != -100]
         self.classes_per_batch = batch_size // samples_per_class
         if len(self.members) < self.classes_per_batch:
             raise ValueError(
@@ -73,19 +73,23 @@ class ClassBalancedSampler(BatchPlanSampler):
         random = self.random()
         drawn = [torch.randperm(len(self.members), generator=random) for _ in range(self.batches)]
         classes = torch.stack(drawn)[:, : self.classes_per_batch]
-        planned = torch.empty((*classes.shape, self.samples_per_class), dtype=torch.int64)
+        planned = torch.empty((classes.numel(), self.samples_per_class), dtype=torch.int64)
+        places = samples_by_label(classes.flatten())
         for number, members in enumerate(self.members):
-            wanted = int((classes == number).sum()) * self.samples_per_class
+            own = places.get(number, members[:0])
+            wanted = len(own) * self.samples_per_class
             order = members[:0]
             while len(order) < wanted:
                 shuffled = members[torch.randperm(len(members), generator=random)]
                 # Where a batch goes on into another order, the samples that it has already come later.
-                begun = len(order) % self.samples_per_class
+                if not (begun := len(order) % self.samples_per_class):
+                    order = torch.cat([order, shuffled])
+                    continue
                 had = torch.isin(shuffled, order[len(order) - begun :])
                 first = shuffled[~had][: self.samples_per_class - begun]
                 order = torch.cat([order, first, shuffled[~torch.isin(shuffled, first)]])
-            planned[classes == number] = order[:wanted].view(-1, self.samples_per_class)
-        return planned.flatten(1)
+            planned[own] = order[:wanted].view(-1, self.samples_per_class)
+        return planned.view(self.batches, -1)
 
     def __len__(self) -> int:
         return self.batches * self.batch_size // self.num_replicas

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.samplers.resumable import samples_by_label
 
 
 def initial_domain_weights(
@@ -70,8 +72,8 @@ def _ratios(student_ce: Tensor, teacher_ce: Tensor) -> Tensor:
             "and leave out domains without tokens."
         )
     # Clamped to the largest float; the softmax subtracts the maximum.
-    largest = torch.finfo(torch.promote_types(student_ce.dtype, torch.float16)).max
-    return (student_ce - teacher_ce).exp().clamp(max=largest)
+    ratios = (full_precision(student_ce) - full_precision(teacher_ce)).exp()
+    return ratios.clamp(max=torch.finfo(ratios.dtype).max)
 
 
 def _is_distribution(weights: Tensor) -> bool:
@@ -117,9 +119,10 @@ class DomainSampler(Sampler[int]):
                 f"ddk_sampler: domains of shape {list(belongs.shape)} and dtype {belongs.dtype} came; give the number "
                 "of its domain, from 0 on, for each of at least one sample."
             )
-        self.members = [(belongs == domain).nonzero().flatten() for domain in range(int(belongs.max()) + 1)]
-        if empty := [domain for domain, members in enumerate(self.members) if len(members) == 0]:
+        members = samples_by_label(belongs)
+        if empty := sorted(set(range(max(members))) - set(members)):
             raise ValueError(f"ddk_sampler: domains {empty} have no samples; number the domains from 0 without gaps.")
+        self.members = list(members.values())
         self.num_samples = len(belongs) if num_samples is None else num_samples
         check_count("ddk_sampler", "num_samples", self.num_samples)
         check_count("ddk_sampler", "num_replicas", num_replicas)

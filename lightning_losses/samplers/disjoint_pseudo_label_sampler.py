@@ -7,7 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count, check_floating
-from lightning_losses.samplers.resumable import BatchPlanSampler, labels_of_samples
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.vectors import at_unit_size
+from lightning_losses.samplers.resumable import BatchPlanSampler, labels_of_samples, samples_by_label
 
 _WHO = "disjoint_pseudo_label_sampler"
 # Lloyd's steps; more moved hardly a sample of the data sets here.
@@ -54,7 +56,7 @@ class DisjointPseudoLabelSampler(BatchPlanSampler):
     ) -> None:
         labels = labels_of_samples(_WHO, "pseudo_labels", pseudo_labels)
         super().__init__(_WHO, len(labels), batch_size, num_replicas, rank, seed)
-        self.members = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()))]
+        self.members = list(samples_by_label(labels).values())
         if len(self.members) < batch_size:
             raise ValueError(
                 f"{_WHO}: batches of {batch_size} came for {len(self.members)} pseudo-labels; give twice as many "
@@ -108,6 +110,9 @@ def pseudo_labels(features: Float[Tensor, "samples dim"], clusters: int, seed: i
             f"pseudo_labels: features of shape {list(features.shape)} came for {clusters} clusters; give vectors "
             "[n, D] of at least as many samples."
         )
+    # Far from 0, or of large numbers, the squares would hide the distances.
+    features = full_precision(features)
+    features = at_unit_size(features - features.mean(dim=0), (0, 1))
     start = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:clusters]
     centres = features[start]
     labels = torch.zeros(len(features), dtype=torch.int64)

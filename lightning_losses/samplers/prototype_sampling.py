@@ -105,7 +105,7 @@ def prototype_radius(features: Float[Tensor, "samples d"], target: Int[Tensor, "
 
     Args:
         features: [n, d], normalised as prototypes are.
-        target: [n] class indices; classes with one sample do not count.
+        target: [n] class indices; classes with one sample do not count, nor do samples of class -100.
 
     Raises:
         ValueError: no class with two samples; shapes that do not fit.
@@ -120,7 +120,7 @@ def prototype_radius(features: Float[Tensor, "samples d"], target: Int[Tensor, "
             f"prototype_radius: features of shape {list(features.shape)} came with a target of shape "
             f"{list(target.shape)}; give [samples, d] and a class index for each."
         )
-    groups = [features[target == label].double() for label in sorted(set(target.tolist()))]
+    groups = [features[target == label].double() for label in sorted(set(target.tolist()) - {-100})]
     variances = [group.var(dim=0).mean() for group in groups if len(group) > 1]
     if not variances:
         raise ValueError("prototype_radius: no class has two samples; give more, so that a spread can be measured.")

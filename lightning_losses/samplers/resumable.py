@@ -105,3 +105,15 @@ def labels_of_samples(name: str, what: str, given: Sequence[int] | Int[Tensor, "
     if labels.ndim != 1:
         raise ValueError(f"{name}: {what} of shape {list(labels.shape)} came; give one number for each sample, [n].")
     return labels
+
+
+def samples_by_label(labels: Int[Tensor, " n"]) -> dict[int, Int[Tensor, " members"]]:
+    """The positions of each label's samples, in their order, by ascending labels.
+
+    Example:
+        >>> samples_by_label(torch.tensor([7, 2, 7]))
+        {2: tensor([1]), 7: tensor([0, 2])}
+    """
+    ordered, order = labels.sort(stable=True)
+    each, counts = torch.unique_consecutive(ordered, return_counts=True)
+    return dict(zip(each.tolist(), torch.split(order, counts.tolist()), strict=True))

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision
 
 
 class QueryDistribution(NamedTuple):
@@ -49,6 +50,7 @@ def robust_active_distribution(gain: Float[Tensor, " n"], num_errors: int) -> Qu
         )
     if not isinstance(num_errors, int) or isinstance(num_errors, bool) or num_errors < 0:
         raise ValueError(f"robust_active_sampler: num_errors={num_errors!r} came; give a whole number of at least 0.")
+    gain = full_precision(gain)
     if num_errors >= len(gain):
         return QueryDistribution(torch.full_like(gain, 1 / len(gain)), gain.new_zeros(()), len(gain))
     inverse, order = (1 / gain).sort()

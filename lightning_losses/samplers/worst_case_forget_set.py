@@ -82,7 +82,8 @@ def worst_case_forget_set(
     check_number(who, "weight_lr", weight_lr, above=0)
     check_number(who, "gamma", gamma, least=0)
     with torch.no_grad():
-        after = losses(network)
+        # Of a copy: in training mode batch normalisation's buffers move.
+        after = losses(copy.deepcopy(network))
     if after.ndim != 1 or size > len(after):
         raise ValueError(
             f"{who}: size={size} came with losses of shape {list(after.shape)}; give losses [n], of n samples, and a "

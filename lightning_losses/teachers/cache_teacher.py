@@ -20,7 +20,7 @@ from lightning_losses.environment.atomic_files import refusals_of, write_text
 from lightning_losses.environment.locks import locked
 from lightning_losses.environment.private_folder import is_users
 from lightning_losses.kernels.rows.teachers import TopKLogits
-from lightning_losses.networks.calls import call, logits_of
+from lightning_losses.networks.calls import call, in_evaluation, logits_of
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.teachers.feature_taps import FeatureTap
@@ -58,7 +58,7 @@ def cache_teacher(
     gradients are those of the live teacher, up to rounding that depends on the batch size.
 
     Args:
-        teacher: a network; it is put into evaluation mode.
+        teacher: a network; it is in evaluation mode meanwhile.
         dataset: gives mappings with `inputs`, one per sample or, by `__getitems__`, one per batch. It must give the
             same inputs every time. For augmented inputs use `lightning_losses.data.seeded_views.SeededViews`, and train
             the student on it too.
@@ -77,7 +77,8 @@ def cache_teacher(
 
     Raises:
         ValueError: options out of range; an empty data set, or one without "inputs"; a `top_k` above the number of
-            classes; a teacher with state that can't be read, without `identity`, or whose output is not finite.
+            classes; a teacher with state that can't be read, without `identity`, or whose output is not finite or has
+            other rows than one for each sample.
         OSError: no disk space for the cache; checked before the teacher is evaluated.
 
     Example:
@@ -97,9 +98,7 @@ def cache_teacher(
     if samples == 0:
         raise ValueError("cache_teacher: the data set is empty; give at least one sample.")
     loader = _loader(dataset, range(samples), batch_size, collate_fn)
-    training = teacher.training
-    try:
-        teacher.to(device).eval()
+    with in_evaluation(teacher.to(device)):
         settings = {
             "samples": samples,
             "top_k": top_k,
@@ -124,8 +123,6 @@ def cache_teacher(
                 # In another user's folder only that user can rename; they may have made it meanwhile.
                 if not _is_whole(home):
                     raise
-    finally:
-        teacher.train(training)
     return home
 
 
@@ -168,7 +165,7 @@ def _evaluate(
     progress = folder / _PROGRESS
     done, arrays, sums = _begun(folder)
     for batch in _loader(dataset, range(done, samples), batch_size, collate_fn):
-        with FeatureTap(teacher, layers) as tap:
+        with FeatureTap(teacher, layers, copies=True) as tap:
             output = call(teacher, _move(batch["inputs"], device))
         logits = full_precision(logits_of("cache_teacher: the teacher", output)).cpu()
         outputs = {"logits": logits, **{layer: full_precision(tap.features[layer]).cpu() for layer in layers}}
@@ -191,13 +188,21 @@ def _evaluate(
             arrays["num_classes"][:] = logits.shape[-1]
             sums["num_classes"] = zlib.crc32(arrays["num_classes"].data)
             del kept["num_classes"]
+        rows = min(batch_size, samples - done)
         for name, values in kept.items():
-            arrays[name][done : done + len(logits)] = values.numpy()
+            # A missing row would stay 0, and one too many, or one value for several, be spread over others.
+            if values.shape != (rows, *arrays[name].shape[1:]):
+                raise ValueError(
+                    f"cache_teacher: {name} of shape {list(values.shape)} came for the {rows} samples from {done} on; "
+                    f"give each one row of shape {list(arrays[name].shape[1:])}, by a collate_fn that neither drops "
+                    "nor repeats samples."
+                )
+            arrays[name][done : done + rows] = values.numpy()
             sums[name] = zlib.crc32(values.contiguous().numpy().data, sums.get(name, 0))
         for array in arrays.values():
             array.flush()  # type: ignore[attr-defined]
         # Only samples in the files count as done.
-        done += len(logits)
+        done += rows
         write_text(progress, json.dumps({"done": done, "sums": sums}))
 
 
@@ -260,7 +265,9 @@ def _named(top: TopKLogits) -> dict[str, Tensor]:
 def _loader(
     dataset: Dataset[Any], positions: range, batch_size: int, collate_fn: Callable[[Any], Mapping[str, Any]] | None
 ) -> DataLoader[Any]:
-    return DataLoader(dataset, batch_size=batch_size, sampler=positions, collate_fn=collate_fn or _collate)
+    # Whether or not the cache is there, a run's random numbers are the same.
+    own, collate = torch.Generator(), collate_fn or _collate
+    return DataLoader(dataset, batch_size=batch_size, sampler=positions, collate_fn=collate, generator=own)
 
 
 def _collate(samples: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.numerics.checks import check_choice, check_temperature
-from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 
 Average = Literal["probabilities", "logits"]
 
@@ -42,8 +42,6 @@ class TeacherEnsemble(nn.Module):
         tensor([[0.8810, 0.1190]], grad_fn=<RoundBackward1>)
     """
 
-    weights: Tensor
-
     def __init__(
         self,
         teachers: Sequence[nn.Module] | Mapping[str, nn.Module],
@@ -66,10 +64,10 @@ class TeacherEnsemble(nn.Module):
         self.members = nn.ModuleDict(named)
         self.average = average
         self.temperature = temperature
-        # The constructor sets the weights, so checkpoints don't need them.
         # Divided by the largest first, because a sum could overflow, or a share underflow.
         scaled = [share / max(shares) for share in shares]
-        self.register_buffer("weights", torch.tensor([one / sum(scaled) for one in scaled]), persistent=False)
+        # No tensor, which half precision would round with the teachers.
+        self.weights = [one / sum(scaled) for one in scaled]
 
     def each(self, inputs: Any) -> dict[str, Float[Tensor, "*rows classes"]]:
         """Every teacher's logits, by its name."""
@@ -80,18 +78,22 @@ class TeacherEnsemble(nn.Module):
 
     def mean(self, each: Mapping[str, Float[Tensor, "*rows classes"]]) -> Float[Tensor, "*rows classes"]:
         """The logits of the ensemble, from those of each teacher."""
-        logits = torch.stack([full_precision(member) for member in each.values()])
-        weights = self.weights.to(logits).view(-1, *[1] * (logits.ndim - 1))
+        # What a teacher of weight 0, or of less than single precision has, says counts nothing, masks among it.
+        counted = [
+            (weight, full_precision(logits))
+            for weight, logits in zip(self.weights, each.values(), strict=True)
+            if weight > torch.finfo(torch.float32).tiny
+        ]
         if self.average == "logits":
-            # A class that any teacher masks is masked, except by a teacher of weight 0.
-            return torch.where(weights > 0, weights * logits, 0.0).sum(dim=0)
-        if logits.shape[-1] == 1:
+            # A class that any teacher masks is masked.
+            return torch.stack([weight * logits for weight, logits in counted]).sum(dim=0)
+        if counted[0][1].shape[-1] == 1:
             raise ValueError(
                 "TeacherEnsemble: one logit for each row came, whose softmax is always 1; give average='logits' for "
                 "the mean of outputs."
             )
-        log_p = torch.log_softmax(logits / self.temperature, dim=-1)
-        return self.temperature * torch.logsumexp(log_p + weights.log(), dim=0)
+        log_p = [log_probabilities(logits, self.temperature) + math.log(weight) for weight, logits in counted]
+        return self.temperature * torch.logsumexp(torch.stack(log_p), dim=0)
 
     def forward(self, *inputs: Any, **named: Any) -> Float[Tensor, "*rows classes"]:
         """The logits of the ensemble; keyword arguments are passed to the members."""
@@ -99,4 +101,4 @@ class TeacherEnsemble(nn.Module):
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"average={self.average!r}, temperature={self.temperature}, weights={self.weights.tolist()}"
+        return f"average={self.average!r}, temperature={self.temperature}, weights={self.weights}"

@@ -35,6 +35,7 @@ IMAGES = ImageDataset(torch.zeros(4, 1, 1, 1), torch.tensor(TARGET))
         (Subset(HELD, [3, 0]), [2, 0]),
         (ConcatDataset([HELD, Subset(HELD, [1])]), [*TARGET, 2]),
         (SeededViews(IMAGES, None, views=3), TARGET),
+        (Subset(SeededViews(IMAGES, None, views=3), [0, 5]), None),
         (Listed(TARGET, target_transform=abs), None),
         (Listed(["a", "b", "c", "d"]), None),
         (Listed([0, 1]), None),
@@ -49,6 +50,7 @@ IMAGES = ImageDataset(torch.zeros(4, 1, 1, 1), torch.tensor(TARGET))
         "subset",
         "joined",
         "views",
+        "some views",
         "transformed",
         "words",
         "fewer",
@@ -59,6 +61,11 @@ IMAGES = ImageDataset(torch.zeros(4, 1, 1, 1), torch.tensor(TARGET))
 def test_targets_are_taken_where_a_data_set_holds_them(dataset, wanted):
     held = targets_of(dataset)
     assert held is None if wanted is None else held.tolist() == wanted
+
+
+def test_classes_of_bytes_are_all_counted():
+    counts = count_classes("demo", [torch.tensor([156, 156, 2], dtype=torch.uint8)])
+    assert counts[156] == 2 and counts.sum() == 3
 
 
 def test_probabilities_add_their_mass_and_ignored_targets_nothing():

@@ -25,6 +25,13 @@ def test_a_sample_is_changed_by_its_seed_and_position_alone(kind, samples):
 
 
 @pytest.mark.parametrize(("kind", "samples"), EVERY)
+def test_samples_on_another_device_stay_there(kind, samples):
+    of_kind = (IMAGE_CORRUPTIONS if samples.ndim == 4 else SIGNAL_CORRUPTIONS)[kind]
+    changed = of_kind.apply(samples[0].to("meta"), of_kind.strengths[0], torch.Generator())
+    assert changed.is_meta and changed.shape == samples[0].shape
+
+
+@pytest.mark.parametrize(("kind", "samples"), EVERY)
 def test_higher_severities_change_more(kind, samples):
     # A blur of noise soon leaves nothing to blur: these are smooth as digits and shapes are.
     if samples.ndim == 4:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_losses.data.function_prompts import as_tokens, completes, function_prompts
+from lightning_losses.data.stdlib_text import library_root
 
 
 def test_prompts_are_functions_cut_within_a_statement():
@@ -21,6 +22,17 @@ def test_prompts_are_functions_cut_within_a_statement():
 def test_the_seed_decides_which_files_are_held_out():
     first, again, other = (function_prompts(60, split_seed=seed) for seed in (0, 0, 1))
     assert first == again and {*first.test} != {*other.test}
+
+
+def test_nothing_may_be_held_out(monkeypatch):
+    few = [library_root() / name for name in ("glob.py", "shlex.py", "textwrap.py")]
+    monkeypatch.setattr("lightning_losses.data.function_prompts.source_files", lambda: few)
+    prompts = function_prompts(60, held_out=0.0)
+    assert prompts.train and not prompts.val and not prompts.test
+    with pytest.raises(
+        ValueError, match="^function_prompts: held_out=0.6 came; give a number at least 0 and at most 0.5"
+    ):
+        function_prompts(60, held_out=0.6)
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,12 @@ def test_unseen_classes_are_tested_on_alone():
             "digits: unseen_classes=9 came with 10 classes and long_tail=1; leave two classes to train on, and "
             "long_tail=1.",
         ),
+        (
+            {"pairs": True},
+            "digits: pairs=True came with one view, whose next is itself; give an augmentation, and two views or more.",
+        ),
     ],
-    ids=["two plans", "few classes"],
+    ids=["two plans", "few classes", "no second view"],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, sentence):
     with pytest.raises(ValueError) as refusal:

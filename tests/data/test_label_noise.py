@@ -1,6 +1,7 @@
 """Noise in the training labels, and data that overlap by themselves."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -58,6 +59,33 @@ def test_more_rows_than_there_are_is_refused():
         ready(Digits(train_rows=1080))
     with pytest.raises(ValueError, match="train_rows=0 came"):
         Digits(train_rows=0)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric", "instance"])
+def test_samples_without_a_label_stay_without(kind):
+    target = torch.arange(30) % 3
+    target[::2] = -100
+    noisy = with_label_noise(target, 3, share=0.4, seed=0, kind=kind, features=torch.randn(30, 2))
+    assert bool((noisy[::2] == -100).all()) and int((noisy != target).sum()) == 6
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: with_label_noise(torch.tensor([0, 3]), 3, share=0.5, seed=0),
+            "with_label_noise: target 3 came with 3",
+        ),
+        (lambda: with_label_noise(torch.tensor([0]), 3, share=1.5, seed=0), "with_label_noise: share=1.5 came; give a"),
+        (lambda: with_label_noise(torch.tensor([0]), 1, share=0.5, seed=0), "with_label_noise: num_classes=1 came;"),
+        (lambda: with_label_noise(torch.tensor([0]), 3, share=1, seed=0, kind="pair"), "with_label_noise: kind='pair'"),
+        (lambda: transition_matrix(torch.tensor([0]), torch.tensor([3]), 3), "transition_matrix: target 3 came with 3"),
+        (lambda: transition_matrix(torch.tensor([3]), torch.tensor([0]), 3), "transition_matrix: true_target 3 came"),
+    ],
+)
+def test_labels_and_settings_out_of_range_are_refused(call, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        call()
 
 
 def test_every_other_class_is_as_likely():

@@ -110,6 +110,8 @@ def test_pairs_are_a_sample_s_next_view():
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="^SeededViews: views=0"):
         views(views=0)
+    with pytest.raises(ValueError, match="^SeededViews: pairs=True came with one view, whose next is itself"):
+        views(views=1, pairs=True)
     with pytest.raises(ValueError, match="^RandomShift: pixels=0"):
         RandomShift(0)
     with pytest.raises(ValueError, match="^digits: views=2 came without augmentation"):

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightning_losses.data.long_tail import long_tailed
 from lightning_losses.data.splits import stratified_order, stratified_split
 
 
@@ -55,3 +56,9 @@ def test_equal_classes_take_turns():
     target = np.repeat(np.arange(10), 30)
     assert (np.bincount(target[stratified_order(target, 3)[:60]]) == 6).all()
     assert (stratified_order(target, 3) != stratified_order(target, 4)).any()
+
+
+def test_a_long_tail_of_a_class_without_samples_is_refused():
+    with pytest.raises(ValueError) as raised:
+        long_tailed(np.array([0, 0, 2]), 3, ratio=10, seed=0)
+    assert str(raised.value) == "long_tailed: num_classes=3 came, and class 1 has no sample; give some of each."

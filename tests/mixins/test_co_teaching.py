@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from lightning_losses import CrossEntropy, Objective, ZLoss
-from lightning_losses.losses import GCE
+from lightning_losses.losses import GCE, Asymmetric
 from lightning_losses.mixins.co_teaching import forgotten_share, small_losses
 from lightning_losses.modules.co_teacher import CoTeacher
 from tests.distributed.processes import Sharded, one_step
@@ -210,3 +210,14 @@ def test_what_can_not_be_picked_is_refused(make, without, message):
 def test_settings_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         pair(**options)
+
+
+def test_labels_of_what_is_not_picked_are_left_out_too(monkeypatch):
+    module = pair(objective=Objective({"ce": CrossEntropy(), "asl": Asymmetric()}))
+    given = []
+    evaluate = module.evaluate_objective
+    monkeypatch.setattr(module, "evaluate_objective", lambda *told: given.append(told[2]) or evaluate(*told))
+    module.training_step(batch(), 0)
+    target, multi_hot = given[0]["target"], given[0]["multi_hot"]
+    assert int((target == -100).sum()) > 1
+    assert torch.equal((multi_hot == -100).all(dim=1), target == -100)

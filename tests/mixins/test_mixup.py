@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lightning_losses import CrossEntropy, Objective, RankMixupMNDCG, Term
-from lightning_losses.mixins.mixup import mix
+from lightning_losses.mixins.mixup import mix, mixture_weights
 from lightning_losses.modules.domain_mixup_classifier import DomainMixupClassifier
 from lightning_losses.modules.manifold_mixup_classifier import ManifoldMixupClassifier
 from lightning_losses.modules.mixup_classifier import MixupClassifier
@@ -29,6 +29,21 @@ def test_mixtures_are_mixed_like_their_targets(size):
     assert (mixed > 0).sum(-1).max() <= size
     # The same weights for all samples of the batch.
     assert len({round(float(weight), 6) for weight in mixed.diagonal()}) <= 2**size
+
+
+@pytest.mark.parametrize("alpha", [1e-310, 1e-4, 1e-3, 0.009])
+def test_near_0_hardly_anything_is_mixed(alpha):
+    torch.manual_seed(0)
+    weights = mixture_weights(3, alpha, (500,))
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(500))
+    assert (weights.max(dim=1).values > 0.99).float().mean() > 0.9
+    # Each is the whole as often: five standard deviations.
+    torch.testing.assert_close(weights.mean(dim=0), torch.full((3,), 1 / 3), rtol=0, atol=0.11)
+
+
+def test_a_size_that_is_no_whole_number_is_refused():
+    with pytest.raises(ValueError, match="^mix: size=2.5 came; give a whole number"):
+        mix(torch.eye(3), torch.arange(3), 3, size=2.5)
 
 
 def test_loss_of_mixtures_is_the_mixture_of_losses():

@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from lightning_losses import BDKD, KD, CrossEntropy, Objective
+from lightning_losses.losses import Asymmetric, Fishr
 from lightning_losses.modules import OnlineDistiller
 from tests.distributed.processes import Sharded, one_step
 
@@ -130,3 +131,46 @@ def test_three_networks_on_two_processes_equal_one(strategy, tmp_path):
 def test_a_module_without_peers_is_refused():
     with pytest.raises(ValueError, match="^OnlineDistiller: give peer= or peers="):
         OnlineDistiller(network=nn.Linear(4, 3), objective=Objective({"kd": KD()}), num_classes=3)
+
+
+class Stages(nn.Sequential):
+    feature_info = [{"module": "0"}, {"module": "1"}]
+
+
+def fishr():
+    return Objective({"ce": CrossEntropy(), "fishr": Fishr(num_domains=2, num_classes=3, feature_dim=5)})
+
+
+STEP = {"inputs": torch.ones(4, 4), "target": torch.arange(4) % 3, "domain": torch.arange(4) % 2}
+
+
+def test_the_students_losses_learn_from_what_they_were_offered():
+    objective, network = fishr(), Stages(nn.Linear(4, 5), nn.Linear(5, 3))
+    module = OnlineDistiller(
+        nn.Linear(4, 3), Objective({"ce": CrossEntropy()}), network=network, objective=objective, num_classes=3,
+        feature_layer="0",
+    )  # fmt: skip
+    module.training_step(STEP, 0)
+    assert objective.terms["fishr"].loss.moving_variance.any()
+
+
+def test_labels_of_the_target_are_every_networks():
+    labelled = [Objective({"asl": Asymmetric()}) for _ in range(2)]
+    module = OnlineDistiller(
+        nn.Linear(4, 3), labelled[0], network=nn.Linear(4, 3), objective=labelled[1], num_classes=3
+    )
+    hot = nn.functional.one_hot(STEP["target"], 3)
+    wanted = sum(Asymmetric()(network(STEP["inputs"]), hot) for network in (module.network, module.peer))
+    torch.testing.assert_close(module.training_step(STEP, 0)["loss"], wanted)
+
+
+def test_losses_that_would_not_learn_are_refused():
+    module = OnlineDistiller(
+        nn.Linear(4, 3), fishr(), network=nn.Linear(4, 3), objective=pair().objective, num_classes=3
+    )
+    with pytest.raises(ValueError) as raised:
+        module.training_step(STEP, 0)
+    assert str(raised.value) == (
+        "OnlineDistiller: peer_objective's term 'fishr' learns from training steps, of which only the student's "
+        "objective is told; give peer_objective a loss that keeps nothing."
+    )

@@ -58,6 +58,14 @@ def test_unseen_samples_have_their_one_hot_target_and_seen_ones_their_last_predi
     assert not second.requires_grad
 
 
+def test_past_predictions_have_the_precision_of_the_logits():
+    classifier, step = module().double(), next(iter(torch.utils.data.DataLoader(Samples(), batch_size=4)))
+    step["inputs"] = step["inputs"].double()
+    output = classifier.training_step(step, 0)
+    past = classifier.objective_tensors({"logits": output["logits"], **step})["past_probabilities"]
+    assert torch.equal(past, output["logits"].softmax(-1))
+
+
 @pytest.mark.parametrize("former", [False, True], ids=["its own checkpoint", "one of before"])
 def test_resumed_run_equals_the_uninterrupted_one(former, tmp_path):
     whole, first, resumed = module(), module(), module()

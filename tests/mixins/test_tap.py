@@ -94,3 +94,28 @@ def test_what_wraps_a_layers_output_is_left_out():
     with lightning_losses.FeatureTap(layer, [""]) as tap:
         output = layer(torch.ones(4, 3))
     assert torch.equal(tap.features[""], output[0])
+
+
+def test_a_second_tap_takes_the_place_of_the_first():
+    module = Student(["rkd"], student="0", teacher="0")
+    module.tap(student="2", teacher="0")
+    assert [len(part._forward_hooks) for part in (module.network[0], module.network[2])] == [0, 1]
+
+
+def test_example_inputs_leave_every_part_in_its_mode():
+    module = Student(["fitnet"], student="2", teacher="0")
+    module.network[1].eval()
+    modes = [part.training for part in module.modules()]
+    with pytest.raises(RuntimeError):
+        module.materialize_objective(module.network, torch.zeros(2, 7))
+    module.materialize_objective(module.network, batch()[0])
+    assert [part.training for part in module.modules()] == modes
+
+
+def test_a_layer_in_place_does_not_change_the_one_before_it():
+    module, (inputs, target) = Student(["at"], student="0", teacher="0"), batch()
+    wanted = AttentionTransfer()(module.network[0](inputs), module.teacher[0](inputs))
+    for part in (module.network, module.teacher):
+        part[1].inplace = True
+    parts = module.training_step((inputs, target), 0)
+    torch.testing.assert_close(parts["loss"] - CrossEntropy()(module.network(inputs), target), wanted)

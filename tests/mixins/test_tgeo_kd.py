@@ -53,12 +53,12 @@ def loaders():
     return torch.utils.data.DataLoader(train, batch_size=4), torch.utils.data.DataLoader(held_out, batch_size=3)
 
 
-def fit(module, folder, epochs=2, path=None, **options):
+def fit(module, folder, epochs=2, path=None, given=None, **options):
     trainer = L.Trainer(
         default_root_dir=folder, accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0, **options,
     )  # fmt: skip
-    trainer.fit(module, *loaders(), ckpt_path=path, weights_only=True)
+    trainer.fit(module, *(given or loaders()), ckpt_path=path, weights_only=True)
     return trainer
 
 
@@ -133,6 +133,29 @@ def test_the_students_step_takes_the_ratios_as_constants():
         torch.autograd.grad(loss, list(module.network.parameters())) for loss in (output["loss"], expected)
     )
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_ratios_come_in_every_precision(dtype):
+    module, step = student().to(dtype), batch()
+    output = module.training_step({**step, "inputs": step["inputs"].to(dtype)}, 0)
+    wide = student().double().training_step({**step, "inputs": step["inputs"].double()}, 0)
+    digits = {"rtol": 0.02, "atol": 0} if dtype != torch.float64 else {"rtol": 1e-14, "atol": 0}
+    torch.testing.assert_close(output["loss"].double(), wide["loss"], **digits)
+
+
+def test_another_fit_has_its_own_held_out_batches_and_class_means(tmp_path):
+    module = student()
+    fit(module, tmp_path, epochs=1)
+    assert type(copy.deepcopy(module)) is Student
+    module.class_means.fill_(0.5)
+    seen = []
+    next_held_out = module._next_held_out
+    module._next_held_out = lambda: seen.append(next_held_out()) or seen[-1]
+    held_out = {"inputs": torch.full((3, 4), 7.0), "target": torch.arange(3)}
+    fit(module, tmp_path, epochs=1, given=(loaders()[0], torch.utils.data.DataLoader(Rows(held_out), batch_size=3)))
+    assert len(seen) == 3 and all(bool((given["inputs"] == 7).all()) for given in seen)
+    torch.testing.assert_close(module.class_means.sum(dim=1), torch.ones(3))
 
 
 @pytest.mark.parametrize("every", [1, 2])

@@ -208,3 +208,9 @@ def test_a_missing_reference_is_named():
         module.training_step(batch(), 0)
     with pytest.raises(ValueError, match="from_teacher=True came without a teacher"):
         Unlearner(network(), Objective(OBJECTIVES["npo"]()), from_teacher=True)
+
+
+def test_log_probabilities_of_logits_keep_their_precision():
+    own = model("undial")
+    found, wanted = own.unlearning_tensors(batch())["forget_logps"], logps(own.network, batch()["forget"])[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-14, atol=0)

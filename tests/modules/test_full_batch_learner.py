@@ -310,6 +310,12 @@ def test_an_unknown_measure_is_refused():
         FullBatchLearner(MLP(4, 2), Objective({"ce": CrossEntropy()}), measure="recall")
 
 
+@pytest.mark.parametrize("steps", [1.5, 0, True])
+def test_steps_that_are_no_whole_number_are_refused(steps):
+    with pytest.raises(ValueError, match=f"^full_batch_learner: steps_per_batch={steps} came; give a whole number"):
+        FullBatchLearner(MLP(4, 2), Objective({"ce": CrossEntropy()}), steps_per_batch=steps)
+
+
 def test_attributes_are_a_modules():
     module = FullBatchLearner(MLP(14, 7), Objective({"ce": CrossEntropy()}), sgd)
     module.gain = torch.nn.Parameter(torch.ones(1))

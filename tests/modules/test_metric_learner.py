@@ -95,3 +95,14 @@ def test_a_network_without_a_last_linear_layer_is_refused():
 
 def test_splits_that_tell_nothing_have_no_score():
     assert all(value != value for value in embedding_scores(torch.randn(3, 2), torch.arange(3)).values())
+
+
+def test_an_interrupted_pass_leaves_nothing_behind():
+    confusion = Term(EnergyConfusion(), inputs={"embeddings": "layer_embeddings"})
+    module = MetricLearner(network(), Objective({"confusion": confusion}))
+    module.validation_step(BATCH, 0)
+    with pytest.raises(RuntimeError):
+        module.validation_step({"inputs": torch.zeros(2, 3), "target": TARGET[:2]}, 1)
+    assert not module.network[2]._forward_pre_hooks
+    module.on_validation_epoch_start()
+    assert module._evaluated == []

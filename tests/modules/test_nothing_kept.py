@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -124,3 +125,10 @@ def test_a_fit_whose_validation_keeps_nothing_logs_nothing_of_it():
     )  # fmt: skip
     trainer.fit(module, *(DataLoader([batch], batch_size=None) for _ in range(2)))
     assert trainer.callback_metrics == {}
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_double_precision_is_measured_in_double_precision(soft):
+    logits, target = torch.randn(4, 3, dtype=torch.float64), torch.arange(4) % 3
+    given = F.one_hot(target, 3).double() if soft else target
+    torch.testing.assert_close(evaluate(logits, given).loss, F.cross_entropy(logits, target), rtol=1e-14, atol=0)

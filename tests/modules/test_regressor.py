@@ -70,6 +70,11 @@ def test_heads_of_several_targets():
     assert bool((evidential[..., 2] > 1).all())
 
 
+def test_of_an_even_number_of_quantiles_the_middle_two_are_the_point():
+    assert point_prediction({"quantiles": torch.tensor([[3.0, 0.0, 9.0, 1.0]])}).item() == 2
+    assert point_prediction({"quantiles": torch.tensor([[9.0, 1.0, 4.0]])}).item() == 4
+
+
 def test_validation_measures_the_point_prediction(monkeypatch):
     module = Regressor(nn.Linear(3, 8), Objective({"pinball": Pinball()}), num_features=8)
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)

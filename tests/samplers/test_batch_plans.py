@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_losses.data import ImageDataset
 from lightning_losses.data.resumable import ResumableLoader
@@ -130,6 +132,42 @@ def test_pseudo_labels_are_nearest_centres():
     features = torch.cat([torch.randn(20, 3, generator=torch.Generator().manual_seed(k)) + 30 * k for k in range(3)])
     labels = pseudo_labels(features, 3, seed=4).view(3, 20)
     assert all(len(set(group)) == 1 for group in labels.tolist()) and len(set(labels[:, 0].tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    "dtype, factor, offset", [(torch.float16, 3e3, 0), (torch.float32, 1, 1e5), (torch.float32, 1e25, 0)]
+)
+def test_pseudo_labels_do_not_depend_on_units(dtype, factor, offset):
+    features = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    features[:20] += 8
+    moved = (factor * features + offset).to(dtype)
+    assert torch.equal(pseudo_labels(moved, 2), pseudo_labels(moved.double() / factor - offset, 2))
+
+
+class Work(TorchDispatchMode):
+    """Counts the numbers that operations give."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        self.numbers += sum(part.numel() for part in tree_leaves(result) if isinstance(part, torch.Tensor))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("plan", "most"),
+    [
+        (lambda labels: ClassBalancedSampler(labels, 50, 2).plan(), 150),
+        (lambda labels: DisjointPseudoLabelSampler(labels, 50).plan(), 100),
+    ],
+    ids=["classes", "pseudo-labels"],
+)
+def test_not_every_sample_is_compared_with_every_class(plan, most):
+    labels = torch.arange(2000) % 100
+    with Work() as work:
+        plan(labels)
+    assert work.numbers < most * len(labels)
 
 
 @pytest.mark.parametrize(

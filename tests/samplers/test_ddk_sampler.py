@@ -73,3 +73,11 @@ def test_bad_input_is_refused():
         initial_domain_weights(torch.ones(2), torch.ones(3))
     with pytest.raises(ValueError, match="^ddk_sampler: alpha=2"):
         updated_domain_weights(torch.ones(2) / 2, torch.ones(2), torch.ones(2), alpha=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened(dtype):
+    student, teacher = torch.tensor([200.0, 12.0, 1.0]), torch.ones(3)
+    even = torch.full((3,), 1 / 3)
+    found = updated_domain_weights(even, student.to(dtype), teacher.to(dtype))
+    torch.testing.assert_close(found, updated_domain_weights(even, student, teacher))

@@ -37,6 +37,11 @@ def test_draws_have_those_chances_and_that_spread_and_repeat_with_the_generator(
     assert prototype_radius(drawn.features, drawn.target) == pytest.approx(0.3, rel=0.02)
 
 
+def test_samples_without_a_label_do_not_widen_the_radius():
+    features, target = torch.randn(6, 2), torch.tensor([0, 0, 1, 1, -100, -100])
+    assert prototype_radius(features, target) == prototype_radius(features[:4], target[:4])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

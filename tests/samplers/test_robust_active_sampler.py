@@ -29,6 +29,11 @@ def test_terms_are_equal_on_the_support():
     torch.testing.assert_close(terms, terms[:1].expand(len(terms)))
 
 
+def test_small_gains_of_half_precision_are_numbers():
+    gain = torch.tensor([1e-5, 2e-5, 1.0]).half()
+    torch.testing.assert_close(robust_active_distribution(gain, 1), robust_active_distribution(gain.float(), 1))
+
+
 def test_a_perfect_teacher_is_asked_about_the_largest_gain():
     assert robust_active_distribution(torch.tensor([1.0, 3.0, 2.0]), 0).probabilities.tolist() == [0.0, 1.0, 0.0]
 

@@ -66,6 +66,15 @@ def test_losses_are_those_after_unlearning():
     torch.testing.assert_close(found.weights, project_to_capped_simplex(moved, 2))
 
 
+def test_a_network_in_training_mode_keeps_its_running_means():
+    inputs = torch.linspace(1, 3, 8).unsqueeze(1)
+    network = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    worst_case_forget_set(network, lambda net: net(inputs)[:, 0].square(), 4, rounds=1, steps=1)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_a_large_gamma_makes_the_weights_alike():
     network, losses, _ = fitted()
     found = worst_case_forget_set(network, losses, 2, lr=1e-9, gamma=1e4, weight_lr=4e-5, rounds=30)

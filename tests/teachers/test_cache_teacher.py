@@ -69,6 +69,13 @@ def test_a_cache_that_is_there_is_not_made_again(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_runs_random_numbers_do_not_depend_on_a_cache(tmp_path):
+    teacher, before = Teacher(), torch.get_rng_state()
+    for _ in range(2):
+        cache_teacher(teacher, DATA, tmp_path)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_its_name_follows_from_what_it_holds(tmp_path):
     other_weights, other_layers = Teacher(), Teacher(dropout=0.1)
     with torch.no_grad():
@@ -325,3 +332,29 @@ def test_a_teacher_whose_output_is_not_finite_is_refused(tmp_path, bad, where):
 class Masked(nn.Module):
     def forward(self, inputs):
         return torch.zeros(len(inputs), CLASSES)
+
+
+@pytest.mark.parametrize("kept", [slice(0, 10), slice(0, 1)], ids=["one dropped", "one for all"])
+def test_a_batch_without_a_row_for_each_sample_is_refused(tmp_path, kept):
+    with pytest.raises(ValueError) as raised:
+        cache_teacher(Teacher(), DATA, tmp_path, collate_fn=lambda batch: {"inputs": batch["inputs"][kept]})
+    assert str(raised.value) == (
+        f"cache_teacher: logits of shape [{kept.stop}, 6] came for the 11 samples from 0 on; give each one row of "
+        "shape [6], by a collate_fn that neither drops nor repeats samples."
+    )
+
+
+def test_every_part_of_the_teacher_has_its_mode_again(tmp_path):
+    teacher = Teacher().train()
+    teacher[2].eval()
+    modes = [part.training for part in teacher.modules()]
+    cache_teacher(teacher, DATA, tmp_path)
+    with pytest.raises(ValueError):
+        cache_teacher(teacher, DATA, tmp_path, top_k=7)
+    assert [part.training for part in teacher.modules()] == modes
+
+
+def test_a_layer_in_place_does_not_change_the_kept_features(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 9), nn.ReLU(inplace=True), nn.Linear(9, CLASSES))
+    cached = load_cached_teacher(cache_teacher(network, DATA, tmp_path, layers=["1"]))
+    torch.testing.assert_close(cached.feature(torch.arange(11), "1"), network[:2](DATA.inputs).detach())

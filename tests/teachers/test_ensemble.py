@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_losses import KD, CrossEntropy, Objective, Term
-from lightning_losses.losses import MTARDBalance
+from lightning_losses.losses import Fishr, MTARDBalance
 from lightning_losses.modules import Distiller
 from lightning_losses.modules.ensemble_classifier import EnsembleClassifier
 from lightning_losses.teachers.ensemble import TeacherEnsemble
@@ -36,6 +36,28 @@ def test_the_mean_of_logits():
     ensemble = TeacherEnsemble(teachers, [1.0, 0.0, 3.0], average="logits")
     torch.testing.assert_close(ensemble(INPUTS), 0.25 * teachers[0](INPUTS) + 0.75 * teachers[2](INPUTS))
     torch.testing.assert_close(TeacherEnsemble(teachers[:1], average="logits")(INPUTS), teachers[0](INPUTS))
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_weights_keep_their_digits_in_every_precision(average):
+    logits = {name: torch.randn(4, 3, dtype=torch.float64) for name in "abc"}
+    ensemble = TeacherEnsemble(dict.fromkeys("abc", linear(0)), [0.1, 0.2, 0.4], average, temperature=2.0)
+    expected = ensemble.mean(logits)
+    shares = dict(zip("abc", (1 / 7, 2 / 7, 4 / 7), strict=True))
+    wanted = sum(share * (logits[name] if average == "logits" else (logits[name] / 2).softmax(-1))
+                 for name, share in shares.items())  # fmt: skip
+    torch.testing.assert_close(
+        expected if average == "logits" else (expected / 2).softmax(-1), wanted, rtol=1e-14, atol=0
+    )
+    assert torch.equal(ensemble.bfloat16().mean(logits), expected)
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_a_teacher_of_weight_0_says_nothing(average):
+    ensemble = TeacherEnsemble(three()[:2], [1.0, 0.0], average)
+    logits = linear(0)(INPUTS)
+    said = ensemble.mean({"0": logits, "1": torch.full_like(logits, torch.nan)})
+    torch.testing.assert_close(said.softmax(-1), logits.softmax(-1))
 
 
 def test_equal_teachers_are_one_and_a_masked_class_stays_finite_elsewhere():
@@ -82,6 +104,9 @@ def test_what_does_not_fit_is_refused():
         TeacherEnsemble(three(), average="median")
     with pytest.raises(ValueError, match="^EnsembleClassifier: network is a Linear"):
         EnsembleClassifier(network=linear(0), objective=Objective({"ce": CrossEntropy()}), num_classes=3)
+    fishr = Term(Fishr(num_domains=2, num_classes=3, feature_dim=3), inputs={"features": "logits"})
+    with pytest.raises(ValueError, match="^EnsembleClassifier: the term 'fishr' learns from training steps"):
+        EnsembleClassifier(network=TeacherEnsemble(three()), objective=Objective({"fishr": fishr}), num_classes=3)
     objective = Objective({"x": Term(KD(), inputs={"teacher_logits": "each_teacher_logits"})})
     with pytest.raises(ValueError, match="takes 'each_teacher_logits', but the teacher is a Linear"):
         Distiller(linear(0), network=linear(1), objective=objective, num_classes=3).training_step(

@@ -26,7 +26,7 @@ def gaussian_noise(image: Image, deviation: float, generator: torch.Generator) -
 
 def impulse_noise(image: Image, share: float, generator: torch.Generator) -> Image:
     """Sets this share of the pixels, chosen at random, to 0 or 1, with even chances."""
-    chance = torch.rand(image.shape, generator=generator)
+    chance = torch.rand(image.shape, generator=generator).to(image.device)
     return torch.where(chance < share / 2, 0.0, torch.where(chance < share, 1.0, image))
 
 

@@ -20,7 +20,7 @@ def gaussian_noise(signal: Signal, deviations: float, generator: torch.Generator
 
 def impulse_noise(signal: Signal, share: float, generator: torch.Generator) -> Signal:
     """Sets this share of the values, chosen at random, three standard deviations above or below the mean."""
-    chance = torch.rand(signal.shape, generator=generator)
+    chance = torch.rand(signal.shape, generator=generator).to(signal.device)
     mean, height = signal.mean(), 3 * _unit(signal)
     return torch.where(chance < share / 2, mean - height, torch.where(chance < share, mean + height, signal))
 

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
+from lightning_losses.numerics.groups import group_slots, group_total
 from lightning_losses.numerics.regression import regression_values
 from lightning_losses.numerics.settings import Share
 
@@ -66,9 +67,10 @@ class AggregateLoss(Loss):
         target, predicted = (values.flatten().masked_fill(~inside, 0.0) for values in (target, predicted))
         with torch.autocast(target.device.type, enabled=False):
             # No number of bags is read, for which a device would have to be waited: every sample has its bag's means.
-            together = ((bag.unsqueeze(0) == bag.unsqueeze(1)) & inside).to(predicted)
-            size = together.sum(dim=1).clamp(min=1)
-            response, of_bag = together @ target / size, together @ predicted / size
+            slots = group_slots(self._identifier, len(bag), None, bag, bag.device)
+            size, *totals = (group_total(values.to(predicted), slots) for values in (inside, target, predicted))
+            size = size.clamp(min=1)
+            response, of_bag = (total / size for total in totals)
             share = inside.to(predicted) / size
             rows = (1 - self.rho) * (response - of_bag) ** 2 + self.rho * (response - predicted) ** 2
             return (share * rows).sum() / share.sum().clamp(min=1)

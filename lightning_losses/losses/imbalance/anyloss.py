@@ -1,5 +1,6 @@
 """AnyLoss: a metric of right and wrong predictions as a loss, by soft counts of them."""
 
+import math
 from typing import Literal
 
 import torch
@@ -73,9 +74,10 @@ class AnyLoss(PredictionLoss):
         if self.metric == "accuracy":
             value, defined = (hits + rejections) / kept.sum().clamp(min=1), positives + negatives > 0
         elif self.metric == "f_beta":
-            factor = self.beta**2
+            # β² / (1 + β²), for any β.
+            share = (self.beta / math.hypot(1, self.beta)) ** 2
             defined = positives > 0
-            value = (1 + factor) * hits / torch.where(defined, factor * positives + claimed, 1.0)
+            value = hits / torch.where(defined, share * positives + (1 - share) * claimed, 1.0)
         else:
             defined = (positives > 0) & (negatives > 0)
             if self.metric == "geometric_mean":

@@ -3,14 +3,13 @@
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.class_prior import ClassCounts, ClassPrior, Smoothing
 from lightning_losses.losses.confidence.focal import focal_weight
 from lightning_losses.losses.kinds import ClassificationRows, ClassWeightedLoss
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import log_probabilities, softplus
 from lightning_losses.numerics.rows import pick, without_class
 from lightning_losses.numerics.settings import Bound, NonNegative
 
@@ -77,8 +76,8 @@ class ClassBalanced(ClassWeightedLoss):
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         if self.base_loss == "binary_cross_entropy":
-            others = F.softplus(without_class(given.logits, given.target)).sum(dim=-1)
-            value = others + F.softplus(-pick(given.logits, given.target))
+            others = softplus(without_class(given.logits, given.target)).sum(dim=-1)
+            value = others + softplus(-pick(given.logits, given.target))
         else:
             log_p = pick(log_probabilities(given.logits), given.target)
             value = -log_p if self.base_loss == "cross_entropy" else -focal_weight(log_p, self.gamma) * log_p

@@ -74,22 +74,29 @@ class DROInstanceReweighting(Loss):
             given = ClassificationRows(checked.logits, required_target(self._identifier, checked.target), checked.kept)
         else:
             given = index_rows(self._identifier, logits, target, self.ignore_index)
-        values = self.loss.rows(given).flatten() / self.r
+        values = self.loss.rows(given).flatten()
         kept = torch.ones_like(values, dtype=torch.bool) if given.kept is None else given.kept.flatten()
-        return self.r * log_mean_exp(values, kept)
+        return soft_maximum(values, kept, self.r)
 
 
-def log_mean_exp(values: Float[Tensor, " rows"], kept: Bool[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """``log mean exp`` of the kept values; 0, with zero gradients, without any.
+def soft_maximum(values: Float[Tensor, " rows"], kept: Bool[Tensor, " rows"], r: float) -> Float[Tensor, ""]:
+    """``r log mean exp(v / r)`` of the kept values; 0, with zero gradients, without any.
 
     Example:
-        >>> round(log_mean_exp(torch.tensor([0.0, 1000.0, 5.0]), torch.tensor([True, True, False])).item(), 4)
-        999.3068
+        >>> values, kept = torch.tensor([0.0, 1000.0, 5.0]), torch.tensor([True, True, False])
+        >>> [round(soft_maximum(values, kept, r).item(), 2) for r in (1.0, 1e9)]
+        [999.31, 500.0]
     """
     if len(values) == 0:
         return values.sum()
     number = kept.sum()
     # Without a kept value all count, of what is then multiplied by 0.
     counted = values.masked_fill(~kept & (number > 0), -torch.inf)
-    total = torch.logsumexp(counted, dim=0) - number.clamp(min=1).to(values).log()
-    return torch.where(number > 0, total, 0.0)
+    largest = counted.detach().amax()
+    largest = torch.where(largest.isfinite(), largest, 0.0)
+    below = (counted - largest) / r
+    missing = torch.where(kept, torch.expm1(below), 0.0).sum() / number.clamp(min=1)
+    # Where r is large the logarithm is of a number near 1, whose distance from it r multiplies.
+    near = torch.log1p(missing.clamp(min=-0.5))
+    total = torch.where(missing > -0.5, near, torch.logsumexp(below, dim=0) - number.clamp(min=1).to(values).log())
+    return torch.where(number > 0, largest + r * total, 0.0)

@@ -106,7 +106,8 @@ def random_slopes(
         >>> random_slopes(torch.tensor([0.5, -1.0]), torch.tensor([-1.0, -2.0]))
         tensor([-0.1353, -0.3679])
     """
-    sizes = normals.exp() if box_cox == 0 else (1 + box_cox * normals).clamp(min=0) ** (1 / box_cox)
+    # By logarithms, which keep their digits towards λ = 0.
+    sizes = (torch.log1p((box_cox * normals).clamp(min=-1)) / box_cox if box_cox else normals).exp()
     if drawn is not None:
         sizes = sizes.masked_fill(~drawn, 0.0)
     slopes = (-sizes).clamp(min=-1.0).sort(dim=-1).values

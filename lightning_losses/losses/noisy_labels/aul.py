@@ -49,5 +49,7 @@ class AUL(CrossEntropyFunction):
 
     def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        log_ratio = torch.log1p(-torch.expm1(-cross_entropy) / (self.a - 1))
-        return (self.a - 1) ** self.q * tempered_logarithm(log_ratio, 1 - self.q)
+        least, missing = self.a - 1, -torch.expm1(-cross_entropy)
+        # With the larger power in front, the other one is a share of it, of any size.
+        log_share = -torch.log1p(missing / least)
+        return -((least + missing) ** self.q) * tempered_logarithm(log_share, 1 - self.q)

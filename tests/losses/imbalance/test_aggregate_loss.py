@@ -31,6 +31,12 @@ def test_bags_of_one_are_the_squared_error_and_none_is_0():
     assert AggregateLoss()(MEAN, RESPONSE, torch.full((9,), -1)).item() == 0
 
 
+def test_memory_grows_with_the_samples_alone():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        AggregateLoss()(torch.zeros(2048), torch.zeros(2048), torch.arange(2048) // 3)
+    assert max(event.cpu_memory_usage for event in profile.events()) < 2048 * 64
+
+
 def test_spans_that_do_not_fit_are_refused():
     with pytest.raises(ValueError) as raised:
         AggregateLoss()(MEAN, RESPONSE, SPANS[:3])

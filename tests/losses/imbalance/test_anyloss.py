@@ -43,3 +43,11 @@ def test_the_geometric_mean_has_a_finite_slope_at_0():
     logits = torch.tensor([[0.0, 900.0], [900.0, 0.0]], requires_grad=True)
     value = AnyLoss("geometric_mean", amplification=1e4)(logits, torch.tensor([0, 1]))
     assert value.item() == pytest.approx(1, abs=1e-5) and bool(torch.autograd.grad(value, logits)[0].isfinite().all())
+
+
+@pytest.mark.parametrize("beta", [1e-200, 1e20, 1e200])
+def test_a_beta_of_any_size_is_precision_or_recall(beta):
+    logits, target = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+    yes = torch.sigmoid(73 * (logits.softmax(-1)[:, 1] - 0.5))
+    right = (yes * target).sum() / (target.sum() if beta > 1 else yes.sum())
+    torch.testing.assert_close(AnyLoss("f_beta", beta=beta)(logits, target), 1 - right)

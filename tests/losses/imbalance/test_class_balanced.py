@@ -42,6 +42,13 @@ def test_each_base_is_weighed_from_outside(base_loss, reduction):
     torch.testing.assert_close(loss(LOGITS, TARGET), expected[reduction])
 
 
+def test_binary_cross_entropy_keeps_every_digit():
+    logits = torch.tensor([[-3.0, 21.0, 22.0]], dtype=torch.float64)
+    rows = torch.logaddexp(torch.tensor([3.0, 21.0, 22.0], dtype=torch.float64), torch.zeros(()).double()).sum()
+    value = ClassBalanced(COUNTS, 0.0, "binary_cross_entropy")(logits, torch.tensor([0]))
+    torch.testing.assert_close(value, rows, rtol=1e-15, atol=0)
+
+
 def test_weights_that_wait_are_ones():
     loss = ClassBalanced(COUNTS, 0.99)
     loss.reweights = False

@@ -23,6 +23,17 @@ def test_its_limits_are_the_mean_and_the_worst():
     assert DROInstanceReweighting(r=1e-3)(LOGITS, TARGET).item() == pytest.approx(ROWS.max().item(), abs=1e-2)
 
 
+@pytest.mark.parametrize("r", [1e-38, 1.0, 1e5, 1e12])
+def test_single_precision_holds_any_r(r):
+    wide = r * ((ROWS / r).logsumexp(0) - torch.tensor(6.0).double().log()) if r < 1e5 else ROWS.mean()
+    leaf = LOGITS.float().requires_grad_()
+    value = DROInstanceReweighting(r=r)(leaf, TARGET)
+    torch.testing.assert_close(value.double(), wide, rtol=1e-4, atol=0)
+    weights = (ROWS / r).softmax(dim=0).unsqueeze(1)
+    expected = weights * (LOGITS.softmax(-1) - F.one_hot(TARGET, 4))
+    torch.testing.assert_close(torch.autograd.grad(value, leaf)[0].double(), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_another_loss_is_reweighted_and_left_as_it_was():
     focal = Focal(2.0, reduction="sum", ignore_index=5)
     target = TARGET.masked_fill(TARGET == 3, -100)

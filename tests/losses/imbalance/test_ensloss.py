@@ -54,3 +54,14 @@ def test_numbers_of_a_counter_are_normal_and_unlike():
 def test_the_largest_margins_are_pulled_by_their_inverse():
     slopes = random_slopes(torch.tensor([0.0, 4.0]), torch.zeros(2))
     torch.testing.assert_close(slopes, torch.tensor([-1.0, -0.25]) - 1e-6)
+
+
+@pytest.mark.parametrize("box_cox", [1e-12, -1e-9, 1e-5, -1e-3])
+def test_slopes_near_exponents_of_0_keep_their_digits(box_cox):
+    normals = torch.randn(9, generator=torch.Generator().manual_seed(0))
+    # A series where the definition has too few digits.
+    r = normals.double()
+    log_sizes = (1 + box_cox * r).log() / box_cox if abs(box_cox) > 1e-4 else r - box_cox * r**2 / 2
+    wanted = (-log_sizes.exp()).clamp(min=-1).sort().values - 1e-6
+    found = random_slopes(torch.arange(9.0) - 9, normals, box_cox)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)

@@ -13,6 +13,7 @@ from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.settings import Bound
+from lightning_losses.numerics.vectors import at_unit_size
 
 Maps = Float[Tensor, "batch channels height width"]
 
@@ -102,5 +103,6 @@ class AttentionTransfer(Loss):
     def _attention(self, maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch positions"]:
         maps = full_precision(maps)
         maps = maps if tuple(maps.shape[2:]) == size else F.adaptive_avg_pool2d(maps, size)
+        maps = at_unit_size(maps, (1, 2, 3))
         powers = maps.square() if self.p == 2 else maps.abs().pow(self.p)
         return F.normalize(powers.mean(dim=1).flatten(start_dim=1), dim=1)

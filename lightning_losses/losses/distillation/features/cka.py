@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import FeaturePairs, RelationLoss
+from lightning_losses.numerics.divergences import at_least_zero
 
 
 class CKA(RelationLoss):
@@ -45,4 +46,4 @@ class CKA(RelationLoss):
             centred @ centred.mT for centred in (vectors - vectors.mean(dim=0, keepdim=True) for vectors in given)
         )
         scale = student.norm() * teacher.norm()
-        return 1 - (student * teacher).sum() / torch.where(scale > 0, scale, 1.0)
+        return at_least_zero(1 - (student * teacher).sum() / torch.where(scale > 0, scale, 1.0))

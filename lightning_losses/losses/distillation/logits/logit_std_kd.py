@@ -9,6 +9,9 @@ from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.settings import Temperature, Weight
 
+# How many units of rounding a row's logits may spread and still count as constant.
+_ROUNDINGS = 16
+
 
 def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1e-7) -> Float[Tensor, "*rows classes"]:
     """Each row's logits minus their mean, divided by their (unbiased) standard deviation plus `eps`.
@@ -27,7 +30,8 @@ def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1
     count = (~masked).sum(dim=-1, keepdim=True)
     centred = (values - values.sum(dim=-1, keepdim=True) / count.clamp(min=1)).masked_fill(masked, 0.0)
     variance = centred.square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
-    varied = variance > 0
+    rounding = _ROUNDINGS * torch.finfo(values.dtype).eps * values.detach().abs().amax(dim=-1, keepdim=True)
+    varied = variance > rounding.square()
     deviation = torch.where(varied, torch.where(varied, variance, 1.0).sqrt(), 1.0)
     return torch.where(masked, logits, centred / (deviation + eps))
 

@@ -65,7 +65,8 @@ class MTARDBalance(Loss):
     - the weights move by `weight_rate` towards each loss's share, relative to its first value, so that a loss that
       falls more slowly weighs more.
 
-    Temperatures, weights and first values are buffers, saved with the module. In MTARD one teacher is robust, on
+    Temperatures, weights and first values are buffers, saved with the module; evaluation, and a call without gradients,
+    leave them as they are. In MTARD one teacher is robust, on
     adversarial inputs, and one accurate, on clean ones; the caller makes these inputs.
 
     Args:
@@ -139,7 +140,7 @@ class MTARDBalance(Loss):
             for (name, values), temperature in zip(student.items(), self.temperatures.clone(), strict=True)
         ]
         losses = torch.stack([term.divergence for term in terms])
-        if self.training and next(iter(student.values())).numel():
+        if self.training and torch.is_grad_enabled() and next(iter(student.values())).numel():
             self._update(losses.detach(), torch.stack([term.negative_entropy for term in terms]))
         return (self.weights.to(losses.dtype, copy=True) * losses).sum()
 

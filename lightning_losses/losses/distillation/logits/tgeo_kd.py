@@ -177,7 +177,9 @@ def tgeo_outer_loss(
         (True, True)
     """
     check_number("tgeo_kd", "learning_rate", learning_rate, least=0)
-    weights = {name: weight.detach().requires_grad_() for name, weight in network.named_parameters()}
+    # What is frozen takes no step.
+    trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    weights = {name: weight.detach().requires_grad_() for name, weight in trained.items()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     logits = functional_call(network, {**weights, **buffers}, (train.inputs,))
     # Of an ignored sample any class will do.

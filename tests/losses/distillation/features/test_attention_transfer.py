@@ -38,6 +38,14 @@ def test_scale_and_order_of_channels_do_not_matter(mode):
     torch.testing.assert_close(AttentionTransfer(mode=mode)(student, -0.1 * teacher.flip(1)), value)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("scale", [1e-30, 1e-7, 1e12, 1e30])
+def test_maps_of_any_scale_have_the_same_value(scale, p):
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+    loss = AttentionTransfer(p=p)
+    torch.testing.assert_close(loss(scale * student, teacher / scale), loss(student, teacher))
+
+
 @MODES
 def test_equal_maps_are_zero_with_a_finite_gradient(mode):
     student = maps(2, 3, 4, 4)

@@ -28,6 +28,11 @@ def test_it_lies_between_zero_and_one():
         assert 0 <= CKA()(vectors(), vectors(d=5)).item() <= 1
 
 
+def test_rounding_leaves_it_at_zero_or_above():
+    same = [torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert min(CKA()(features, features).item() for features in same) >= 0
+
+
 def test_unrelated_structure_is_one():
     student = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
     teacher = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
@@ -42,3 +47,11 @@ def test_constant_features_have_a_finite_gradient():
 def test_features_that_do_not_fit_are_refused(student, teacher):
     with pytest.raises(ValueError, match="^cka: (teacher_)?features of shape"):
         CKA()(torch.zeros(student), torch.zeros(teacher))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e9, 1e30])
+def test_features_of_any_scale_have_the_same_value_and_slope(scale):
+    features, teacher = torch.randn(6, 4), torch.randn(6, 3)
+    torch.testing.assert_close(CKA()(scale * features, teacher / scale), CKA()(features, teacher))
+    small = gradient(CKA(), scale * features, teacher)
+    torch.testing.assert_close(scale * small, gradient(CKA(), features, teacher))

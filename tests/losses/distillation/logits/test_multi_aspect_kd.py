@@ -81,3 +81,12 @@ def test_steps_that_do_not_fit_are_refused():
         module.training_step(step, 0)
     with pytest.raises(ValueError, match="^multi_aspect_kd: teacher_aspects of shape"):
         MultiAspectKD()(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def test_the_classes_alone_are_not_split():
+    with pytest.raises(ValueError) as raised:
+        student().eval().training_step(batch(), 0)
+    assert str(raised.value) == (
+        "Student: the objective takes 'aspect_logits', and an AspectNetwork in evaluation mode gives the classes "
+        "alone; evaluate another objective, or in training mode."
+    )

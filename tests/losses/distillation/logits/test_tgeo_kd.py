@@ -86,6 +86,19 @@ def test_without_a_step_it_is_the_held_out_loss_and_nothing_changes():
     torch.testing.assert_close(value, CrossEntropy()(network(rest[3].inputs), rest[3].target))
 
 
+def test_frozen_weights_take_no_step():
+    network, controller, (train, teacher_logits, means, held_out) = setting()
+    network[0].requires_grad_(False)
+    value = tgeo_outer_loss(network, controller, train, teacher_logits, means, held_out, learning_rate=0.5)
+    features, held = (network[0](inputs) for inputs in (train.inputs, held_out.inputs))
+    rest = nn.Sequential(*network[1:])
+    expected = tgeo_outer_loss(
+        rest, controller, LabelledBatch(features, train.target), teacher_logits, means,
+        LabelledBatch(held, held_out.target), learning_rate=0.5,
+    )  # fmt: skip
+    torch.testing.assert_close(value, expected)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 5])
 def test_ignored_samples_have_no_part_in_the_step(kept):
     network, controller, (train, teacher, means, held_out) = setting()
