@@ -250,7 +250,7 @@ LIMITS = {
     "classes that are too small": (lambda: information.knn_information(X, torch.arange(6)).label, NAN),
     "NaN in activity": (lambda: information.knn_information(HOLED, Y, neighbours=1).label, NAN),
     "NaN in collapse": (lambda: collapse(HOLED), [NAN] * 4),
-    "means all alike": (lambda: collapse(X * 0, torch.eye(3)[:2]), [NAN, NAN, 0.0, 1.0]),
+    "means all alike": (lambda: collapse(X * 0, torch.eye(3)[:2]), [NAN, NAN, 0.0, NAN]),
 }
 
 

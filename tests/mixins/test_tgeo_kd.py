@@ -178,7 +178,7 @@ class Looking(Student):
 
     def on_train_start(self):
         self.class_means.copy_(torch.eye(3))
-        self.__dict__["_held_out"] = iter([batch(2, rows=9)])
+        self.__dict__["_held_out"].batches = iter([batch(2, rows=9)])
 
     def on_train_end(self):
         torch.save(self.state_dict(), f"{self.folder}/rank_{self.global_rank}.pt")

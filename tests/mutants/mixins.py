@@ -79,13 +79,13 @@ MISTAKES = [
         "teachers/ensemble.py",
         "tests/teachers/test_ensemble.py",
         ("return self.temperature * torch.logsumexp", "return torch.logsumexp"),
-        ("torch.tensor([one / sum(scaled) for one in scaled])", "torch.tensor(scaled)"),
+        ("[one / sum(scaled) for one in scaled]", "scaled"),
     ),
     *of("kernels/rows/teachers.py", "tests/teachers/test_cache_teacher.py", ("- math.log(count)", "")),
     *of(
         "teachers/cache_teacher.py",
         "tests/teachers/test_cache_teacher.py",
-        ("done += len(logits)\n", "done = samples\n"),
+        ("done += rows\n", "done = samples\n"),
     ),
     *of(
         "callbacks/companions/domain_weights.py",

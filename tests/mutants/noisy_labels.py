@@ -63,8 +63,8 @@ MISTAKES = [
     *of(
         "losses/noisy_labels/aul.py",
         f"{NOISY}/test_aul.py",
-        ("(self.a - 1) ** self.q * temp", "(self.a - 1) * temp"),
-        ("/ (self.a - 1))", "/ self.a)"),
+        ("(least + missing) ** self.q", "(least + missing)"),
+        ("missing / least", "missing / self.a"),
     ),
     *of(
         "losses/noisy_labels/gjs.py",
