@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.numerics.checks import check_count
+from lightning_losses.numerics.probabilities import full_precision
 
 
 class HashedTextEncoder(nn.Module):
@@ -50,7 +51,9 @@ class HashedTextEncoder(nn.Module):
         weights = self.log_weights[inputs].exp().masked_fill(inputs == 0, 0.0)
         # The vectors of a text's features are added where they lie: they are not copied together first.
         vectors = self.features.weight
-        return F.normalize(F.embedding_bag(inputs, vectors, per_sample_weights=weights.to(vectors), mode="sum"), dim=-1)
+        total = F.embedding_bag(inputs, vectors, per_sample_weights=weights.to(vectors), mode="sum")
+        # In half precision a text without features would be 0 / 0.
+        return F.normalize(full_precision(total), dim=-1).to(total.dtype)
 
 
 def hashed_features(texts: Sequence[str], *, buckets: int, length: int) -> Int[Tensor, "texts length"]:

@@ -121,6 +121,8 @@ def labelled_rows(target: Shaped[Tensor, "..."], *ignored: int) -> Bool[Tensor, 
     """
     if target.is_floating_point():
         return target.sum(dim=-1) != 0
+    # Labels of images often come as bytes, of which 156 would equal -100.
+    target = target.long()
     first, *further = ignored or (-100,)
     kept = target != first
     for index in further:

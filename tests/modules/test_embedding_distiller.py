@@ -139,3 +139,10 @@ def test_similarities_are_of_full_precision_under_autocast():
     index = batch()["index"]
     taught = [module.teacher.logits[2 * index + place] for place in (0, 1)]
     torch.testing.assert_close(seen["teacher_logits"], 20 * taught[0] @ taught[1].mT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_text_without_words_has_no_direction_in_half_precision_either(dtype):
+    words = hashed_features(["...", "a text"], buckets=50, length=30)
+    vectors = network().to(dtype)(words)
+    assert vectors.dtype == dtype and not vectors[0].any() and abs(vectors[1].float().norm() - 1) < 0.01

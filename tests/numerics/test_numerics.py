@@ -16,7 +16,7 @@ from lightning_losses.numerics.probabilities import (
     log_probabilities,
 )
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import classification_rows, distillation_rows
+from lightning_losses.numerics.rows import classification_rows, distillation_rows, labelled_rows
 
 
 def test_reduction_means_over_kept_rows():
@@ -175,3 +175,7 @@ def test_cross_entropy_leaves_classes_without_mass_out():
     # A class with mass that the prediction rules out costs infinitely much.
     assert cross_entropy(log_p, torch.tensor([[0.5, 0.5]])).item() == math.inf
     assert cross_entropy(log_p, torch.tensor([0])).item() == 0
+
+
+def test_labels_in_bytes_are_none_of_them_ignored():
+    assert labelled_rows(torch.tensor([156, 3], dtype=torch.uint8)).all()

@@ -66,8 +66,8 @@ class MTARDBalance(Loss):
       falls more slowly weighs more.
 
     Temperatures, weights and first values are buffers, saved with the module; evaluation, and a call without gradients,
-    leave them as they are. In MTARD one teacher is robust, on
-    adversarial inputs, and one accurate, on clean ones; the caller makes these inputs.
+    leave them as they are. In MTARD one teacher is robust, on adversarial inputs, and one accurate, on clean ones; the
+    caller makes these inputs.
 
     Args:
         num_teachers: m, at least 1.
