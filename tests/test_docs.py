@@ -255,8 +255,8 @@ def test_what_is_not_run_names_what_there_is(command):
 
 @pytest.mark.slow
 def test_the_pages_build_strictly_and_fetch_nothing(tmp_path):
-    # Without ruff: it would be started for each of a thousand signatures, to break their lines. Without the index of the
-    # search, which takes a fifth of the time.
+    # Without ruff: it would be started for each of a thousand signatures, to break their lines. Without the search's
+    # index, which takes a fifth of the time.
     program = (
         "import sys; sys.modules['ruff'] = None; from material.plugins.search.plugin import SearchPlugin; "
         "SearchPlugin.on_page_context = lambda *_, **__: None; from mkdocs.__main__ import cli; cli()"
