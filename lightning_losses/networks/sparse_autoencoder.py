@@ -1,6 +1,7 @@
 """A sparse autoencoder: features as sums of few of many directions, which are learned."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +133,14 @@ class SparseAutoencoder(nn.Module):
             self.decoder.copy_(F.normalize(self.decoder, dim=1))
 
         return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the module as torch does, but keep its thresholds out of half precision, where a mean would stand."""
+        threshold = self.threshold
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.threshold.dtype in (torch.float16, torch.bfloat16) and not threshold.is_meta:
+            self.threshold = full_precision(threshold).to(self.threshold.device)
+        return self
 
     def extra_repr(self) -> str:
         """The sizes."""

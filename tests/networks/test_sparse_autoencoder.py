@@ -133,6 +133,16 @@ def test_weights_in_half_precision_choose_in_single_precision():
     assert network.encoder.grad.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("choice", ["feature", "mutual"])
+def test_running_thresholds_stay_out_of_half_precision(choice):
+    network = SparseAutoencoder(8, 8, k=3, choice=choice).bfloat16()
+    network.threshold.fill_(1.0)
+    network.batches.fill_(1)
+    network._remember(torch.ones(2, 8), torch.full_like(network.threshold, 1.1))
+    torch.testing.assert_close(network.threshold, torch.full(network.threshold.shape, 1.001))
+    assert network.unused.dtype == torch.int64
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
