@@ -1,5 +1,6 @@
 """Clusters the token vectors of each text within the forward pass, so that fewer vectors stand for it."""
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.maxsim import check_token_sets
+from lightning_losses.numerics.probabilities import full_precision
 
 
 class Clusters(NamedTuple):
@@ -67,14 +69,16 @@ class CrispClustering(nn.Module):
         check_token_sets("crisp_clustering", tokens=tokens, mask=mask)
         there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask != 0
         # Padding, whatever it holds, has no place in a sum.
-        tokens = tokens.masked_fill(~there.unsqueeze(-1), 0.0)
+        wide = full_precision(tokens).masked_fill(~there.unsqueeze(-1), 0.0)
         lengths = there.sum(dim=-1, keepdim=True)
         most = self._number(torch.tensor(tokens.shape[1])).item()
         number = torch.minimum(self._number(lengths), lengths)
-        members = self._assigned(tokens.detach(), there, lengths, number, int(most))
-        counts = members.sum(dim=-1)
-        means = members.to(tokens) @ tokens / counts.clamp(min=1).unsqueeze(-1)
-        return Clusters(means, counts > 0)
+        # In half precision the sum of a long text's tokens may be infinite.
+        with torch.autocast(tokens.device.type, enabled=False):
+            members = self._assigned(wide.detach(), there, lengths, number, int(most))
+            counts = members.sum(dim=-1)
+            means = members.to(wide) @ wide / counts.clamp(min=1).unsqueeze(-1)
+        return Clusters(means.to(tokens.dtype), counts > 0)
 
     def extra_repr(self) -> str:
         """The settings."""
@@ -85,7 +89,10 @@ class CrispClustering(nn.Module):
         if self.share is None:
             assert self.clusters is not None
             return torch.full_like(lengths, self.clusters)
-        return (lengths * self.share).ceil().long().clamp(min=1)
+        # Of the share as it is written: in binary 0.15 is more, and 16 of 100.
+        share = Fraction(self.share).limit_denominator(1_000_000)
+        parts = lengths * share.numerator + share.denominator - 1
+        return parts.div(share.denominator, rounding_mode="floor").clamp(min=1)
 
     @torch.no_grad()
     def _assigned(self, tokens: Tensor, there: Tensor, lengths: Tensor, number: Tensor, most: int) -> Tensor:
@@ -99,7 +106,7 @@ class CrispClustering(nn.Module):
         lacking = order >= number
         members = torch.zeros(len(tokens), most, tokens.shape[1], dtype=torch.bool, device=tokens.device)
         for _ in range(self.steps):
-            distances = torch.cdist(centres.float(), tokens.float(), compute_mode="donot_use_mm_for_euclid_dist")
+            distances = torch.cdist(centres, tokens, compute_mode="donot_use_mm_for_euclid_dist")
             nearest = distances.masked_fill(lacking.unsqueeze(-1), torch.inf).argmin(dim=1, keepdim=True)
             members = torch.zeros_like(members).scatter(1, nearest, True) & there.unsqueeze(1)
             counts = members.sum(dim=-1, keepdim=True)

@@ -26,6 +26,16 @@ def test_one_cluster_is_mean_pooling():
 def test_a_share_counts_the_tokens_of_each_text():
     _, mask = CrispClustering(share=0.5)(TOKENS, MASK)
     assert mask.sum(dim=-1).tolist() == [3, 1, 2]
+    # In float32 0.15 times 100 is more than 15.
+    assert CrispClustering(share=0.15)(torch.zeros(1, 100, 1)).means.shape[1] == 15
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_sum_of_tokens_in_float16_is_finite(autocast):
+    tokens = torch.full((1, 1024, 1), 100.0, dtype=torch.float32 if autocast else torch.float16)
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        means, _ = CrispClustering(clusters=1)(tokens)
+    assert means.dtype == tokens.dtype and means.item() == 100
 
 
 def test_padding_never_enters_and_no_token_leaves_all():
