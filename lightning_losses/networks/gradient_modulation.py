@@ -97,10 +97,13 @@ class AdaptiveGradientModulation(nn.Module):
         if not self.training:
             return logits
         both, apart = full_precision(logits), full_precision(only_first) - full_precision(only_second)
+        # A class that is masked, by -inf, has nothing to share.
+        masked = torch.isneginf(both)
+        apart = apart.masked_fill(masked, 0.0)
         contributions = (both + apart) / 2, (both - apart) / 2
         for coefficient, share in zip(self.coefficients(*contributions, target), contributions, strict=True):
             # Nothing is added but gradient.
-            both = both + (coefficient - 1) * (share - share.detach())
+            both = both + (coefficient - 1) * (share - share.detach()).masked_fill(masked, 0.0)
         return both.to(logits.dtype)
 
     @torch.no_grad()

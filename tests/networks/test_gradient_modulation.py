@@ -68,6 +68,21 @@ def test_any_network_has_the_gradient_of_both_contributions_scaled():
     assert abs(coefficients[0] - coefficients[1]) > 1e-3
 
 
+def test_a_masked_class_stays_masked_and_takes_nothing_from_the_others():
+    network = Two(alpha=0.7)
+    logits, first, second, *_ = contributions(network)
+    target = TARGET.clamp(max=1)
+    given = [each[:, :2] for each in (logits, first, second)]
+    masked = [F.pad(each, (0, 1), value=-torch.inf) for each in given]
+    values, gradients = [], []
+    for modulation, batch in ((AdaptiveGradientModulation(), given), (AdaptiveGradientModulation(), masked)):
+        modulated = modulation(*batch, target)
+        values.append(modulated)
+        gradients.append(torch.autograd.grad(F.cross_entropy(modulated, target), first, retain_graph=True)[0])
+    assert torch.equal(values[1], masked[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_what_is_ahead_is_slowed_and_equals_are_left_alone():
     modulation, zeros, right = AdaptiveGradientModulation(), torch.zeros(6, 3), 5.0 * torch.eye(3)[TARGET]
     assert modulation.coefficients(right, right, TARGET).tolist() == [1.0, 1.0]
