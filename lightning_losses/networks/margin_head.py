@@ -131,5 +131,5 @@ def with_margin_head(
             "or put a MarginHead in its place."
         )
     margin_head = MarginHead(head.in_features, head.out_features, sub_centers, embedding_dim, fixed)
-    network.set_submodule(owned[-1], margin_head)
+    network.set_submodule(owned[-1], margin_head.to(head.weight.device, head.weight.dtype))
     return network

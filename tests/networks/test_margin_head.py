@@ -20,6 +20,14 @@ def test_logits_are_cosines_whatever_the_lengths():
     assert cosines.tolist() == [[0, 0, 0]] and not torch.autograd.grad(cosines.sum(), nothing)[0].any()
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_head_is_where_and_in_the_precision_of_the_layer_that_it_replaces(fixed):
+    for layer in (nn.Linear(3, 4, dtype=torch.float64), nn.Linear(3, 4, device="meta")):
+        head = with_margin_head(nn.Sequential(nn.ReLU(), layer), embedding_dim=5, fixed=fixed)[1]
+        for tensor in (head.weight, head.embedding.weight):
+            assert (tensor.device, tensor.dtype) == (layer.weight.device, layer.weight.dtype)
+
+
 def test_half_precision_is_widened():
     head, features = MarginHead(4, 3), torch.randn(2, 4)
     expected = head(features)
