@@ -67,7 +67,8 @@ def equiangular_basis(vectors: int, dim: int, seed: int = 0) -> Float[Tensor, "v
 
 def _simplex(dim: int) -> Float[Tensor, "vectors dim"]:
     """The corners of a simplex around 0, one more than dimensions, of length 1."""
-    place, number = torch.arange(dim + 1).unsqueeze(1), torch.arange(1, dim + 1, dtype=torch.float64)
+    place = torch.arange(dim + 1, device="cpu").unsqueeze(1)
+    number = torch.arange(1, dim + 1, dtype=torch.float64, device="cpu")
     # Column k of Helmert's matrix: ones above its diagonal, -k on it.
     columns = (place < number).double() - number * (place == number)
     return F.normalize(columns / (number * (number + 1)).sqrt(), dim=-1)

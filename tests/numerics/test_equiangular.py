@@ -22,3 +22,10 @@ def test_the_largest_cosine_is_as_near_as_can_be_to_the_least_possible(vectors, 
 def test_it_is_the_same_for_the_same_seed_whatever_was_drawn_before():
     assert torch.equal(equiangular_basis(7, 3), equiangular_basis(7, 3))
     assert not torch.equal(equiangular_basis(7, 3), equiangular_basis(7, 3, seed=1))
+
+
+@pytest.mark.parametrize("vectors", [3, 4])
+def test_another_default_device_changes_nothing(vectors):
+    with torch.device("meta"):
+        basis = equiangular_basis(vectors, 3)
+    assert torch.equal(basis, equiangular_basis(vectors, 3))
