@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.numerics.probabilities import full_precision, known_somewhere
+from lightning_losses.numerics.reduction import reduce
+from lightning_losses.numerics.rows import labelled_rows
 
 _REDUCTIONS = ("mean", "sum")
 
@@ -30,15 +32,16 @@ class Adapted(Loss):
           reduction: mean
 
     Half-precision inputs are widened to float32, and autocast is off inside, as for the library's own losses. The
-    wrapped loss alone decides how to treat ignored samples and infinite logits.
+    wrapped loss alone decides how to treat infinite logits, and ignored samples where it reduces by itself.
 
     Args:
         loss: a module or a function; its parameters are trained with the module's.
         inputs: ``{its argument: tensor of the step}``. An argument that isn't named here takes the tensor of its own
             name, or keeps its default if it has one.
         reduction: how values of single samples are reduced: "mean" or "sum". A scalar stays as it is; for a scalar,
-            "mean" says that it is a mean over samples, so that processes with more samples weigh more. None for
-            neither. The reduction of torch's cross-entropy is read from it, also with class weights.
+            "mean" says that it is a mean over samples, so that processes with more samples weigh more. Samples whose
+            target is the loss's `ignore_index`, if it has one, are in no mean. None for neither. The reduction of
+            torch's cross-entropy is read from it, also with class weights.
         batch_coupled: whether the value of one sample depends on the others in the batch; it is then evaluated on
             the batch of all processes.
         one_hot: turn a `target` of class indices into one-hot rows, for multi-label losses; a step without `target`
@@ -125,7 +128,12 @@ class Adapted(Loss):
             )
         if value.ndim == 0 or self.reduction is None:
             return value
-        return value.mean() if self.reduction == "mean" else value.sum()
+        # As `denominator` counts them.
+        target = tensors.get("target")
+        kept = None
+        if self.ignore_index is not None and isinstance(target, Tensor) and target.shape == value.shape:
+            kept = None if target.is_floating_point() else labelled_rows(target, self.ignore_index)
+        return reduce(value, self.reduction, kept)
 
     def arguments(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of the wrapped loss, taken from the step's tensors."""

@@ -143,6 +143,19 @@ def test_reduction():
     assert torch.equal(Adapted(loss, names)(**tensors), each)
 
 
+@pytest.mark.parametrize("ignored", [1, 12])
+def test_a_mean_of_values_is_over_the_samples_that_the_denominator_counts(ignored):
+    def squares(logits, target, ignore_index=-100):
+        return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none").square()
+
+    loss, tensors = Adapted(squares, reduction="mean"), step()
+    tensors["target"][:ignored] = -100
+    expected = squares(tensors["logits"], tensors["target"]).sum() / max(12 - ignored, 1)
+    torch.testing.assert_close(loss(**tensors), expected)
+    assert int(loss.denominator(**tensors)) == 12 - ignored
+    assert loss(**{name: tensor[:0] for name, tensor in tensors.items()}) == 0
+
+
 def test_what_a_mean_divides_by_is_known_to_the_objective():
     tensors = step()
     tensors["target"][:3] = -100
