@@ -11,6 +11,7 @@ from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import (
     beside_logits,
     check_probabilities,
+    check_shares,
     classification_rows,
     one_hot,
     required_target,
@@ -74,7 +75,9 @@ class PSKD(RowLoss):
         epoch_progress: Progress,
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; see the class."""
-        if not isinstance(epoch_progress, Tensor):
+        if isinstance(epoch_progress, Tensor):
+            check_shares(self._identifier, "epoch_progress", epoch_progress)
+        else:
             check_number(self._identifier, "epoch_progress", epoch_progress, least=0, most=1)
         rows = classification_rows(self._identifier, logits, target, self.ignore_index)
         past = beside_logits(self._identifier, "past_probabilities", past_probabilities, logits.shape, rows)
