@@ -1,9 +1,9 @@
 """Adaptive smoothing: an accurate and a robust classifier as one, mixed sample by sample by a gate."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -139,11 +139,21 @@ class AdaptiveSmoothing(nn.Module):
         """The log-probabilities of the mixture; keyword arguments are passed to the classifiers."""
         return self.mixture(inputs[0] if inputs else named).log_probabilities
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the module as torch does, but keep the gate's statistics out of half precision, where they'd stand."""
+        statistics = {} if self.normalise is None else dict(self.normalise.named_buffers())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in statistics.items():
+            moved = getattr(self.normalise, name)
+            if moved.dtype in (torch.float16, torch.bfloat16) and not buffer.is_meta:
+                setattr(self.normalise, name, full_precision(buffer).to(moved.device))
+        return self
+
     def _gated(self, seen: Sequence[Tensor]) -> Float[Tensor, " batch"]:
         assert self.gate is not None and self.normalise is not None
         statistics = self.normalise.running_mean
         assert statistics is not None
-        # Log-probabilities are in full precision, also where the gate and the statistics are not.
+        # Log-probabilities are in full precision, also where the gate is not.
         parameter = next(self.gate.parameters(), statistics)
         scores = self.gate(torch.cat([_pooled(one) for one in seen], dim=1).to(parameter.dtype)).to(statistics.dtype)
         if scores.shape not in ((len(seen[0]),), (len(seen[0]), 1)):

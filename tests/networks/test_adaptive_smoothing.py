@@ -135,6 +135,13 @@ def test_it_runs_in_half_precision(training):
     torch.testing.assert_close(parts.log_probabilities.exp().sum(dim=1), torch.ones(6))
 
 
+def test_the_gates_statistics_stay_out_of_half_precision():
+    network = mixed(nn.Linear(6, 1)).to(torch.bfloat16)
+    network.normalise.running_mean.fill_(1.0)
+    network.normalise(torch.full((2, 1), 1.1))
+    torch.testing.assert_close(network.normalise.running_mean, torch.tensor([1.001]))
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
