@@ -76,7 +76,7 @@ def refusals_of(path: Path) -> Iterator[None]:
         stop = error.__context__
         if stop is not None and stop is not before and not isinstance(stop, Exception):
             raise stop from None
-        number = refused_number(error)
+        number = refused_number(error, before)
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from None
@@ -161,18 +161,22 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def refused_number(error: BaseException | None) -> int | None:
+def refused_number(error: BaseException | None, before: BaseException | None = None) -> int | None:
     """The number of the system's error behind a library's: torch puts one of its own on top, safetensors says it.
+
+    Args:
+        error: what was raised; an error that it hides by ``from None`` is not behind it.
+        before: what was being handled when the work began, which is not behind it either.
 
     Example:
         >>> refused_number(RuntimeError("IoError(Os { code: 28, kind: StorageFull })"))  # of safetensors before 0.6
         28
     """
-    while error is not None and not isinstance(error, OSError):
+    while error is not None and error is not before and not isinstance(error, OSError):
         if said := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error)):
             return int(said[1])
-        error = error.__cause__ or error.__context__
-    return None if error is None else error.errno
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error.errno if isinstance(error, OSError) and error is not before else None
 
 
 def _make_new(path: Path) -> int:
