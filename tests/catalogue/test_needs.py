@@ -121,11 +121,19 @@ def test_needs_have_other_names_that_are_theirs_alone():
 
 
 @pytest.mark.parametrize(
+    ("method", "need"), [("GCE", "noisy-labels"), ("trades", "attacks"), ("temperature", "probabilities")]
+)
+def test_a_method_names_the_need_that_it_answers(method, need):
+    assert choose(method).id == need
+
+
+@pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         ([], 0, "noisy-labels      My labels are noisy"),
         (["noisy-labels"], 0, "command  lightning-losses train experiment=distill objective=self_distill_gt"),
         (["label", "noise"], 0, "Missing: Methods that replace wrong labels"),
+        (["zzz"], 2, "choose: 'zzz' came; give one of teacher, "),
         (["nosy"], 2, "did you mean noisy-labels? Give one of teacher, "),
     ],
 )
