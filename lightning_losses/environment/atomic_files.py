@@ -133,17 +133,19 @@ def write_json(path: Path, content: Any, *, shared: bool = False) -> None:
 
 def write_all(texts: Mapping[Path, str]) -> None:
     """Write texts; if one can't be written, the files before it are as they were."""
-    before: dict[Path, str | None] = {}
+    # Bytes, in which the ends of lines are kept.
+    before: dict[Path, bytes | None] = {}
     try:
         for path, text in texts.items():
-            before[path] = path.read_text() if path.exists() else None
+            before[path] = path.read_bytes() if path.exists() else None
             write_text(path, text)
     except OSError:
-        for path, text_before in before.items():
-            if text_before is None:
+        for path, content in before.items():
+            if content is None:
                 path.unlink(missing_ok=True)
-            elif path.read_text() != text_before:
-                write_text(path, text_before)
+            elif path.read_bytes() != content:
+                with replacing(path) as partial:
+                    partial.write_bytes(content)
         raise
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from lightning_losses.environment.atomic_files import replacing, write_text
+from lightning_losses.environment.atomic_files import replacing, write_all, write_text
 from lightning_losses.environment.file_digests import announce, check_digest
 from lightning_losses.environment.private_folder import private_folder
 from lightning_losses.teachers import CachedLogits
@@ -117,6 +117,13 @@ def test_a_file_without_a_digest_passes_after_a_kill_before_its_first_one_takes_
     (tmp_path / "file").write_text("damaged")
     with pytest.raises(ValueError, match="changed since it was written"):
         check_digest(tmp_path / "file")
+
+
+def test_what_was_written_before_a_refusal_is_as_it_was_to_the_byte(tmp_path):
+    (tmp_path / "first").write_bytes(b"one\r\ntwo\xff\r\n")
+    with pytest.raises(NotADirectoryError):
+        write_all({tmp_path / "first": "new", tmp_path / "first" / "second": "new"})
+    assert (tmp_path / "first").read_bytes() == b"one\r\ntwo\xff\r\n"
 
 
 def test_a_file_is_no_private_folder(tmp_path):
