@@ -100,7 +100,12 @@ def _choose(word: str) -> None:
         if not sys.stdin.isatty():
             print("lightning-losses choose noisy-labels tells what there is for one of them.")
             return
-        word = input("Its number or name: ").strip()
+        try:
+            word = input("Its number or name: ").strip()
+        except (EOFError, KeyboardInterrupt):
+            # Ctrl-D or Ctrl-C in place of an answer.
+            print()
+            sys.exit(130)
         if word.isdecimal() and 1 <= int(word) <= len(NEEDS):
             word = NEEDS[int(word) - 1].id
     Console(soft_wrap=True, highlight=False).print(need_text(choose(word)))

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from omegaconf import OmegaConf
@@ -155,3 +156,13 @@ def test_choose_asks_in_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda question: "3")
     cli.main()
     assert "My labels are noisy\n\ngce: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [EOFError, KeyboardInterrupt])
+def test_choose_ends_where_no_answer_is_given(monkeypatch, capsys, stop):
+    monkeypatch.setattr("sys.argv", ["lightning-losses", "choose"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", mock.Mock(side_effect=stop))
+    with pytest.raises(SystemExit, match="130"):
+        cli.main()
+    assert capsys.readouterr().err == ""
