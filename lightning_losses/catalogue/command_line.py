@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -75,11 +76,17 @@ def _run(program: str, arguments: argparse.Namespace, rest: list[str]) -> None:
             _choose(" ".join(arguments.need))
         else:
             _list(arguments.family, arguments.needs, as_json=arguments.json)
+        # Here, where a refusal can still be told.
+        sys.stdout.flush()
     except ValueError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # Who reads has enough, as `head` does; Python would write the rest once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
-        print(f"Error: {error.filename} can't be written: {error.strerror}.", file=sys.stderr)
+        print(f"Error: {error.filename or 'the output'} can't be written: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
 
 
@@ -93,7 +100,12 @@ def _choose(word: str) -> None:
         if not sys.stdin.isatty():
             print("lightning-losses choose noisy-labels tells what there is for one of them.")
             return
-        word = input("Its number or name: ").strip()
+        try:
+            word = input("Its number or name: ").strip()
+        except (EOFError, KeyboardInterrupt):
+            # Ctrl-D or Ctrl-C in place of an answer.
+            print()
+            sys.exit(130)
         if word.isdecimal() and 1 <= int(word) <= len(NEEDS):
             word = NEEDS[int(word) - 1].id
     Console(soft_wrap=True, highlight=False).print(need_text(choose(word)))

@@ -701,7 +701,7 @@ NEEDS = (
 
 
 def choose(word: str) -> Need:
-    """The need of that id, or the one that the word describes.
+    """The need of that id, or the one that the word describes, or that a method of this name answers.
 
     Raises:
         ValueError: no need has that id or word.
@@ -713,12 +713,13 @@ def choose(word: str) -> Need:
         'teacher'
     """
     wanted = _plain(word)
-    by_word = {_plain(name): need for need in NEEDS for name in (need.id, need.sentence, *need.words)}
+    by_word = {_plain(answer.method): need for need in NEEDS for answer in need.answers}
+    by_word |= {_plain(name): need for need in NEEDS for name in (need.id, need.sentence, *need.words)}
     if wanted in by_word:
         return by_word[wanted]
     near = difflib.get_close_matches(wanted, by_word, n=1)
-    meant = f"did you mean {by_word[near[0]].id}? " if near else ""
-    raise ValueError(f"choose: {word!r} came; {meant}Give one of {', '.join(need.id for need in NEEDS)}.")
+    meant = f"did you mean {by_word[near[0]].id}? Give" if near else "give"
+    raise ValueError(f"choose: {word!r} came; {meant} one of {', '.join(need.id for need in NEEDS)}.")
 
 
 def _plain(word: str) -> str:

@@ -53,18 +53,23 @@ def new_method(family: str, identifier: str, root: Path | None = None) -> list[P
         raise ValueError(f"new: the family {family!r} came; choose one of {', '.join(known)}.")
     # Longer ones would break the template's lines.
     fits = re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", identifier) and len(identifier) <= _LONGEST
-    if not fits or keyword.iskeyword(identifier):
+    name = "".join(part.upper() if part in _CAPITALS else part.capitalize() for part in identifier.split("_"))
+    # True and None are keywords as the name of a class alone.
+    if not fits or keyword.iskeyword(identifier) or keyword.iskeyword(name):
         raise ValueError(
             f"new: the name {identifier!r} came; give a snake_case identifier of up to {_LONGEST} "
             "characters, such as foo_kd."
         )
-    name = "".join(part.upper() if part in _CAPITALS else part.capitalize() for part in identifier.split("_"))
     subject, *below = family.split("/")
     page = _page(root / "docs", row_above(subject))
     loss = families / family / f"{identifier}.py"
     config = root / "conf" / "objective" / f"{identifier}.yaml"
     test = root / "tests" / "losses" / family / f"test_{identifier}.py"
+    who = "with_teacher" if subject == "distillation" else "without_teacher"
+    templates = {loss: f"loss_{who}.py.txt", test: f"test_{who}.py.txt", config: f"objective_{who}.yaml"}
     _refuse_taken(identifier, name, families, [config, test])
+    if re.search(rf"^from .* import .*\b{name}\b", (TEMPLATES / templates[loss]).read_text(), re.MULTILINE):
+        raise ValueError(f"new: the name {identifier!r} came, and every loss imports {name}; choose another.")
     values = {
         "id": identifier,
         "name": name,
@@ -73,8 +78,6 @@ def new_method(family: str, identifier: str, root: Path | None = None) -> list[P
         "depth": 3 + len(below),
         "fill": FILL_IN,
     }
-    who = "with_teacher" if subject == "distillation" else "without_teacher"
-    templates = {loss: f"loss_{who}.py.txt", test: f"test_{who}.py.txt", config: f"objective_{who}.yaml"}
     texts = {
         path: Template((TEMPLATES / template).read_text()).substitute(values) for path, template in templates.items()
     }
@@ -98,7 +101,7 @@ def _refuse_taken(identifier: str, name: str, families: Path, paths: list[Path])
     taken = [path for path in [*paths, *families.rglob(f"{identifier}.py")] if path.exists()]
     if taken:
         raise ValueError(f"new: the name {identifier!r} came, and there is {taken[0]} already; choose another.")
-    if name in exports(str(families / "__init__.py")):
+    if any(name in exports(str(package / "__init__.py")) for package in (families, families.parent)):
         raise ValueError(f"new: the name {identifier!r} came, and the library has {name} already; choose another.")
 
 

@@ -70,14 +70,14 @@ def parts(kind: str) -> list[Part]:
         [('calibrator=matrix',)]
     """
     check_known("kind", kind, set(PARTS))
-    made = _targets()
+    choices = _targets()
     return [
         Part(
             name,
             value.__module__,
             kind,
             summary_of(value),
-            tuple(choice for choice, names in made.items() if name in names),
+            tuple(choice for choice, targets_of in choices.items() if _makes(targets_of, name, value)),
         )
         for name, value in sorted(_offered(kind), key=lambda pair: pair[0].lower())
     ]
@@ -95,13 +95,19 @@ def parts_table(found: list[Part]) -> Table:
 
 @cache
 def _targets() -> dict[str, set[str]]:
-    """The names of the classes that each choice makes."""
+    """The dotted names of what each choice makes."""
     return {
-        choice: {name.rpartition(".")[2] for name in targets(OmegaConf.to_container(config))}
+        choice: {name for name in targets(OmegaConf.to_container(config)) if name.startswith("lightning_losses.")}
         for choice, config in configurations().items()
         # An experiment uses what a group offers.
         if not choice.startswith("experiment=")
     }
+
+
+def _makes(targets_of: set[str], name: str, value: Any) -> bool:
+    """Whether this object is among the targets: a loss, say, may have the name of the monitor that logs it."""
+    homes = (home for home, _, last in (target.rpartition(".") for target in targets_of) if last == name)
+    return any(getattr(importlib.import_module(home), name) is value for home in homes)
 
 
 def _offered(kind: str) -> Iterator[tuple[str, Any]]:

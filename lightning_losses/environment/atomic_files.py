@@ -76,7 +76,7 @@ def refusals_of(path: Path) -> Iterator[None]:
         stop = error.__context__
         if stop is not None and stop is not before and not isinstance(stop, Exception):
             raise stop from None
-        number = refused_number(error)
+        number = refused_number(error, before)
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from None
@@ -133,17 +133,19 @@ def write_json(path: Path, content: Any, *, shared: bool = False) -> None:
 
 def write_all(texts: Mapping[Path, str]) -> None:
     """Write texts; if one can't be written, the files before it are as they were."""
-    before: dict[Path, str | None] = {}
+    # Bytes, in which the ends of lines are kept.
+    before: dict[Path, bytes | None] = {}
     try:
         for path, text in texts.items():
-            before[path] = path.read_text() if path.exists() else None
+            before[path] = path.read_bytes() if path.exists() else None
             write_text(path, text)
     except OSError:
-        for path, text_before in before.items():
-            if text_before is None:
+        for path, content in before.items():
+            if content is None:
                 path.unlink(missing_ok=True)
-            elif path.read_text() != text_before:
-                write_text(path, text_before)
+            elif path.read_bytes() != content:
+                with replacing(path) as partial:
+                    partial.write_bytes(content)
         raise
 
 
@@ -161,18 +163,22 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def refused_number(error: BaseException | None) -> int | None:
+def refused_number(error: BaseException | None, before: BaseException | None = None) -> int | None:
     """The number of the system's error behind a library's: torch puts one of its own on top, safetensors says it.
+
+    Args:
+        error: what was raised; an error that it hides by ``from None`` is not behind it.
+        before: what was being handled when the work began, which is not behind it either.
 
     Example:
         >>> refused_number(RuntimeError("IoError(Os { code: 28, kind: StorageFull })"))  # of safetensors before 0.6
         28
     """
-    while error is not None and not isinstance(error, OSError):
+    while error is not None and error is not before and not isinstance(error, OSError):
         if said := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error)):
             return int(said[1])
-        error = error.__cause__ or error.__context__
-    return None if error is None else error.errno
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error.errno if isinstance(error, OSError) and error is not before else None
 
 
 def _make_new(path: Path) -> int:

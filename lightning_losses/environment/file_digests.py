@@ -33,7 +33,8 @@ def digest_place(path: Path) -> Path:
 
 def announce(path: Path, partial: Path) -> None:
     """Add the digest of the content that is about to replace a file to the digests of its earlier contents."""
-    before = _digests(path) if path.is_file() else []
+    # A file that came without a digest must pass too, if a kill leaves it there.
+    before = (_digests(path) or [file_digest(path)]) if path.is_file() else []
     write_text(digest_place(path), "\n".join([file_digest(partial), *before][:_KEPT]) + "\n")
 
 

@@ -25,8 +25,8 @@ def private_folder(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        if not is_users(folder) or (_HAS_OWNERS and folder.stat().st_mode & 0o022):
-            reason = "it is a link, or others than this user may write there; remove it, or chmod 700"
+        if not (is_users(folder) and folder.is_dir()) or (_HAS_OWNERS and folder.stat().st_mode & 0o022):
+            reason = "it is no folder, it is a link, or others than this user may write there; remove it, or chmod 700"
             raise PermissionError(errno.EPERM, reason, str(folder)) from None
     return folder
 

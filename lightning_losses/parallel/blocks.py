@@ -77,11 +77,8 @@ def recompute_activations(block: nn.Module) -> None:
         block: changed in place; its parameters keep their names.
     """
     normalised = [part for part in block.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _uncounted(normalised)
-
-    options = {"context_fn": contexts} if normalised else {}
+    # A partial, not a function within this one: a copy of the block then leaves its own layers uncounted.
+    options = {"context_fn": partial(_contexts, normalised)} if normalised else {}
     block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
 
 
@@ -166,6 +163,12 @@ class Execution:
                 compile_forward(block, self.compile)
             if self.activation_checkpointing:
                 recompute_activations(block)
+
+
+def _contexts(
+    normalised: Sequence[_BatchNorm],
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _uncounted(normalised)
 
 
 @contextmanager

@@ -170,6 +170,10 @@ def test_parts_say_what_they_are(kind):
 def test_parts_know_what_chooses_them():
     assert {part.name: part.configs for part in parts("callbacks")}["CalibrationMonitor"] == ("callbacks=calibration",)
     assert {part.name: part.configs for part in parts("calibrators")}["PlattScaling"] == ("calibrator=platt",)
+    # objective=alignment_uniformity makes the loss of this name.
+    assert {part.name: part.configs for part in parts("callbacks")}["AlignmentUniformity"] == (
+        "callbacks=alignment_uniformity",
+    )
     names = {part.name for part in parts("kernels")}
     assert {"linear_cross_entropy", "linear_distillation"} <= names
     assert "Monitor" not in {part.name for part in parts("callbacks")}

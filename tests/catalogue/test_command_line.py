@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -88,6 +89,27 @@ def test_an_unknown_command_is_a_message(monkeypatch, capsys, arguments):
     with pytest.raises(SystemExit) as exit:
         cli.main()
     assert exit.value.code == 2 and "usage: lightning-losses" in capsys.readouterr().err
+
+
+def test_who_reads_the_beginning_alone_gets_no_message(monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "argv", ["lightning-losses", "choose"])
+    with open(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit, match="1"):
+            cli.main()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_an_output_without_room_is_a_message(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lightning-losses", "choose"])
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit, match="2"):
+            cli.main()
+    assert capsys.readouterr().err == "Error: the output can't be written: No space left on device.\n"
 
 
 def test_a_list_of_nothing_is_a_message(monkeypatch, capsys):

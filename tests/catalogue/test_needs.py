@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from omegaconf import OmegaConf
@@ -121,11 +122,19 @@ def test_needs_have_other_names_that_are_theirs_alone():
 
 
 @pytest.mark.parametrize(
+    ("method", "need"), [("GCE", "noisy-labels"), ("trades", "attacks"), ("temperature", "probabilities")]
+)
+def test_a_method_names_the_need_that_it_answers(method, need):
+    assert choose(method).id == need
+
+
+@pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         ([], 0, "noisy-labels      My labels are noisy"),
         (["noisy-labels"], 0, "command  lightning-losses train experiment=distill objective=self_distill_gt"),
         (["label", "noise"], 0, "Missing: Methods that replace wrong labels"),
+        (["zzz"], 2, "choose: 'zzz' came; give one of teacher, "),
         (["nosy"], 2, "did you mean noisy-labels? Give one of teacher, "),
     ],
 )
@@ -147,3 +156,13 @@ def test_choose_asks_in_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda question: "3")
     cli.main()
     assert "My labels are noisy\n\ngce: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [EOFError, KeyboardInterrupt])
+def test_choose_ends_where_no_answer_is_given(monkeypatch, capsys, stop):
+    monkeypatch.setattr("sys.argv", ["lightning-losses", "choose"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", mock.Mock(side_effect=stop))
+    with pytest.raises(SystemExit, match="130"):
+        cli.main()
+    assert capsys.readouterr().err == ""

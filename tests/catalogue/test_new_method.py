@@ -146,7 +146,7 @@ def test_a_family_without_a_page_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["FooKD", "foo-kd", "1foo", "foo__kd", "class", "", "foo kd", "../foo", "foo_", 31 * "f"]
+    "name", ["FooKD", "foo-kd", "1foo", "foo__kd", "class", "true", "none", "", "foo kd", "../foo", "foo_", 31 * "f"]
 )
 def test_a_bad_identifier_is_refused(name):
     with pytest.raises(
@@ -162,6 +162,8 @@ def test_a_bad_identifier_is_refused(name):
         ("distillation/logits", "nkd", "new: the name 'nkd' came, and there is .*nkd.yaml already; choose another."),
         ("classification", "nkd", "new: the name 'nkd' came, and there is .* already; choose another."),
         ("distillation/logits", "mutual_learning", "new: .* there is .*mutual_learning.yaml already; choose another."),
+        ("classification", "objective", "new: .* the library has Objective already; choose another."),
+        ("classification", "tensor", "new: the name 'tensor' came, and every loss imports Tensor; choose another."),
         ("classification", "cross_entropy", "new: .* there is .* already; choose another."),
         (
             "foo",

@@ -6,7 +6,9 @@ import os
 import pytest
 import torch
 
-from lightning_losses.environment.atomic_files import replacing, write_text
+from lightning_losses.environment.atomic_files import replacing, write_all, write_text
+from lightning_losses.environment.file_digests import announce, check_digest
+from lightning_losses.environment.private_folder import private_folder
 from lightning_losses.teachers import CachedLogits
 
 
@@ -83,3 +85,48 @@ def test_a_disk_that_is_full_is_told_also_when_ctrl_c_came_before(tmp_path):
     except KeyboardInterrupt:
         with pytest.raises(OSError, match="No space left"), replacing(tmp_path / "file"):
             raise OSError(errno.ENOSPC, "No space left on device") from None
+
+
+def _refused():
+    raise FileNotFoundError(errno.ENOENT, "No such file or directory", "another")
+
+
+def test_an_error_that_hides_a_refusal_stays_what_it_is(tmp_path):
+    with pytest.raises(ValueError, match="give one that is there"), replacing(tmp_path / "file"):
+        try:
+            _refused()
+        except FileNotFoundError:
+            raise ValueError("another is missing; give one that is there") from None
+
+
+def test_a_refusal_before_the_writing_is_not_behind_an_error_in_it(tmp_path):
+    try:
+        _refused()
+    except FileNotFoundError:
+        with pytest.raises(TypeError, match="no len"), replacing(tmp_path / "file"):
+            len(None)
+
+
+def test_a_file_without_a_digest_passes_after_a_kill_before_its_first_one_takes_effect(tmp_path):
+    (tmp_path / "file").write_text("before")
+    (tmp_path / "new").write_text("after")
+    announce(tmp_path / "file", tmp_path / "new")
+    check_digest(tmp_path / "file")
+    os.replace(tmp_path / "new", tmp_path / "file")
+    check_digest(tmp_path / "file")
+    (tmp_path / "file").write_text("damaged")
+    with pytest.raises(ValueError, match="changed since it was written"):
+        check_digest(tmp_path / "file")
+
+
+def test_what_was_written_before_a_refusal_is_as_it_was_to_the_byte(tmp_path):
+    (tmp_path / "first").write_bytes(b"one\r\ntwo\xff\r\n")
+    with pytest.raises(NotADirectoryError):
+        write_all({tmp_path / "first": "new", tmp_path / "first" / "second": "new"})
+    assert (tmp_path / "first").read_bytes() == b"one\r\ntwo\xff\r\n"
+
+
+def test_a_file_is_no_private_folder(tmp_path):
+    (tmp_path / "file").touch(mode=0o600)
+    with pytest.raises(PermissionError, match="no folder"):
+        private_folder(tmp_path / "file")

@@ -97,6 +97,8 @@ def test_compiled_blocks_give_the_same_gradients_and_tapped_features():
 def test_a_copy_of_a_recomputed_network_is_its_own():
     original = network()
     Execution(activation_checkpointing=True).prepare(original)
-    twin = copy.deepcopy(original)
-    gradients(twin)
+    twin, plain = copy.deepcopy(original), network()
+    gradients(twin), gradients(plain)
+    # Each batch is counted once in the copy as well.
+    assert all(torch.equal(buffer, plain.get_buffer(name)) for name, buffer in twin.named_buffers())
     assert all(parameter.grad is None for parameter in original.parameters())
