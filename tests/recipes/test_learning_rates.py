@@ -95,8 +95,18 @@ def test_a_seed_that_broke_at_a_rate_has_no_sensitivity():
     )
     summary = rates.summary()["a"]
     assert summary["sensitivity"][0] == 1 and math.isnan(summary["sensitivity"][1])
-    assert summary["lowest_nll"] == [1, 2] and summary["seconds"] == [2, 1]
+    # Those of the rates that are left are not those of the other runs.
+    assert summary["lowest_nll"][0] == 1 and math.isnan(summary["lowest_nll"][1])
+    assert summary["seconds"][0] == 2 and math.isnan(summary["seconds"][1])
     assert rates.diverged("a") == [0, 1] and rates.table((7, 8)).csv().count("broke") == 1
+
+
+def test_where_every_seed_broke_at_a_rate_the_report_has_no_picture():
+    numbers = {"a": [[1.0, 2.0], [None, None]]}
+    rates = LearningRates((0.1, 1.0), final=numbers, initial=numbers, seconds=numbers)
+    found = Comparison("t", "c", {"": ""}, {"a": "ce"}, "a", (7, 8), {"": rates.summary()}, ("sensitivity",),
+                       learning_rates=rates)  # fmt: skip
+    assert found.page().figures == {}
 
 
 def test_wandb_is_told_the_sensitivities(tmp_path):
