@@ -361,8 +361,8 @@ def _summary(measured: Mapping[str, Comparison], grokking: Sequence[str]) -> lis
         "## Verdicts",
         RULE,
         "## What beats the baseline" if helped else "",
-        "The best run of each experiment by the metric of its first claim, with its difference from the baseline, and "
-        "a reproduced claim about it, if there is one:" if helped else "",
+        "Of the runs that differ from the baseline by more than chance in the metric of the first claim, the best of "
+        "each experiment, with its difference, and a reproduced claim about it, if there is one:" if helped else "",
         "\n".join(helped),
         f"No run beats the baseline by more than chance in: {'; '.join(others)}." if others else "",
     ] if judged else []  # fmt: skip
