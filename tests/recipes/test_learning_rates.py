@@ -4,13 +4,16 @@ import csv
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
 from lightning_losses.experiments.comparison.comparison_plan import plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
+from lightning_losses.experiments.comparison.runner import Runner
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.loggers.loggers import log_folder
 from lightning_losses.experiments.training.training import Training
@@ -77,6 +80,17 @@ def test_divergence_is_a_result_and_counts_as_no_training(tmp_path):
         lines = (tmp_path / place / "report" / "learning_rates.csv").read_text()
         assert lines.count("diverged") == 2 and lines.count("finite") == 2
     json.loads((tmp_path / "run" / "report" / "comparison.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(("rates", "nll"), [({"0.1": 0.1}, 0.25), ({}, math.nan)])
+def test_a_task_with_numbers_of_its_own_is_compared_by_its_nll_too(rates, nll):
+    network = nn.Linear(1, 1)
+    task = SimpleNamespace(nll=lambda network, student: 0.25, numbers=lambda trained, student: {"rmse": 0.5})
+    student = SimpleNamespace(build=lambda teacher: nn.ModuleDict({"network": network}))
+    runner = SimpleNamespace(planned=SimpleNamespace(learning_rates=rates), tolerant=True)
+    run = SimpleNamespace(experiment=task, student=student)
+    numbers = Runner._measure(runner, run, None, SimpleNamespace(network=network), 1.0)
+    assert numbers["nll"] == pytest.approx(nll, nan_ok=True) and numbers["rmse"] == 0.5
 
 
 def test_divergence_at_every_rate_is_no_success(tmp_path):
