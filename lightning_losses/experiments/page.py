@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,14 +157,15 @@ def pictures(names: Iterable[str], between: str = "\n\n") -> str:
 
 
 def _tex(text: str) -> str:
-    for character in "\\&%$#_{}":
-        text = text.replace(character, "\\textbackslash{}" if character == "\\" else f"\\{character}")
+    text = re.sub(r"[\\&%$#_{}]", lambda one: r"\textbackslash{}" if one[0] == "\\" else f"\\{one[0]}", text)
     return text.replace("×", "$\\times$").replace("–", "--").replace("±", "$\\pm$")
 
 
 def _tex_number(text: str) -> str:
     # The ends of an interval have a comma between them too.
     number, _, p = text.partition(", p ")
+    if re.search("[A-Za-z]", number):
+        return _tex(text)
     number, star = number.removesuffix("*"), "^{*}" if number.endswith("*") else ""
     if not number or number == "–":
         return number.replace("–", "--")

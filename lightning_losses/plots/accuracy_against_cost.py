@@ -28,9 +28,9 @@ def accuracy_against_cost(
 ) -> Figure:
     """Draw a panel for each setting: every run's accuracy, with its interval, against its cost.
 
-    Labels name the runs that are worth their cost (with few runs, all of them), the reference, and the most and the
-    least accurate run. A line joins the runs worth their cost, if there are several. A point far from the others is
-    drawn at the panel's edge, with its values in the label. Points of one cost are drawn side by side.
+    Labels name the runs that are worth their cost (with few runs, all of them), the reference, the most and the
+    least accurate run, and those far from the others, which are drawn at the panel's edge, with their values in the
+    label. A line joins the runs worth their cost, if there are several. Points of one cost are drawn side by side.
 
     Args:
         panels: by the panel's title ("" for none) and the run's label: its cost, accuracy, and the ends of the
@@ -60,10 +60,9 @@ def accuracy_against_cost(
             front = best_for_their_cost(points)
             by_accuracy = sorted(points, key=lambda run: (points[run][1], -points[run][0]))
             extremes = {by_accuracy[0], by_accuracy[-1]} if points else set()
-            named = [
-                run for run in points if len(points) <= _ALL_NAMED or run in {*front, *extremes} or run == reference
-            ]
             points, labels = _within_the_panel(points)
+            off = [run for run in points if labels[run] != run]
+            named = [run for run in points if len(points) <= _ALL_NAMED or run in {*front, *extremes, *off, reference}]
             points = _side_by_side(points)
             others = [run for run in points if run not in named]
             axis.errorbar(

@@ -20,6 +20,7 @@ def effects(
     label: str,
     note: str = "",
     better: Literal["higher", "lower"] = "higher",
+    digits: int = 1,
     significant: Collection[str] | None = None,
 ) -> Figure:
     """Draw the sorted differences from a baseline, with a line at 0; significantly better and worse ones are coloured.
@@ -30,6 +31,7 @@ def effects(
         label: the label of the axis, with its unit.
         note: an explanation of the marks and bars, above them.
         better: which differences are better.
+        digits: the decimals of the numbers beside the bars.
         significant: the runs whose differences a test found, which may be stricter than their intervals; None: those
             whose intervals leave out 0.
 
@@ -64,7 +66,7 @@ def effects(
                 [mean], [row], xerr=[[side[0]] for side in bars([interval])], fmt="o", color=color, markersize=4,
                 elinewidth=1.1, capsize=2,
             )  # fmt: skip
-            half = "" if math.isnan(low) else f" ± {(high - low) / 2:.1f}"
+            half = "" if math.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
             # In a separate column at the right, beyond all bars.
             beside: dict[str, Any] = {
                 "transform": axis.get_yaxis_transform(),
@@ -72,7 +74,7 @@ def effects(
                 "fontsize": 8,
                 "color": color,
             }
-            axis.text(1.02, row, f"{mean:+.1f}{half}".replace("-", "\N{MINUS SIGN}"), **beside)
+            axis.text(1.02, row, f"{mean:+.{digits}f}{half}".replace("-", "\N{MINUS SIGN}"), **beside)
         axis.axvline(0, color="#000000", linewidth=0.8, zorder=0)
         axis.set_yticks(range(len(drawn)), [name for name, _ in drawn])
         axis.set_ylim(len(drawn) - 0.4, -0.6)

@@ -64,9 +64,13 @@ def seed_intervals(
         width = min(2.6, 7.0 / len(panels))
         figure, axes = new_figure(columns=len(panels), width=width, height=height, share_y=True)
         for axis, (name, lines) in zip(axes, panels.items(), strict=True):
-            ends = []
             means = [interval[0] for line in lines.values() for interval in line if not math.isnan(interval[0])]
             least, most = main_range(means) if means else (0.0, 0.0)
+            # Others' bars, and an axis from 0, may reach as far as a mean that is far from the other means.
+            ends = [end for line in lines.values() for one in line if least <= one[0] <= most
+                    for end in one if not math.isnan(end)]  # fmt: skip
+            least, most = min(ends, default=0.0), max(ends, default=0.0)
+            least = 0.0 if 0 <= least < most / 2 else least
             beyond = []
             for order, stage in enumerate(stages):
                 drawn = {row: lines[run][order] for row, run in enumerate(runs) if order < len(lines[run])}
@@ -107,7 +111,7 @@ def seed_intervals(
             if ends and min(ends) < max(ends) / 2:
                 axis.set_xlim(left=0.0 if min(ends) >= 0 else min(0.0, *axis.get_xlim()))
             for place, order, mean in beyond:
-                _at_the_end(axis, place, mean, COLORS[order])
+                _at_the_end(axis, place, mean, COLORS[order], high=mean > most)
         # The first run on top; the axes share this limit.
         axes[0].set_ylim(len(runs) - 0.4, -0.6)
         handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
@@ -118,9 +122,8 @@ def seed_intervals(
     return figure
 
 
-def _at_the_end(axis: Axes, place: float, mean: float, color: str) -> None:
+def _at_the_end(axis: Axes, place: float, mean: float, color: str, *, high: bool) -> None:
     """An arrow at the axis' end, and the value beyond it."""
-    high = mean > axis.get_xlim()[1]
     axis.annotate(
         f"{mean:.3g} \N{RIGHTWARDS ARROW}" if high else f"\N{LEFTWARDS ARROW} {mean:.3g}",
         (1.0 if high else 0.0, place),

@@ -4,12 +4,15 @@ import dataclasses
 import math
 import statistics
 
+import matplotlib as mpl
 import pytest
 
 from lightning_losses.experiments.comparison.comparison_report import Comparison
+from lightning_losses.experiments.comparison.shown_numbers import METRICS
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.evidence.claims import Claim, Difference, findings
-from lightning_losses.experiments.evidence.seed_interval import seed_interval
+from lightning_losses.experiments.evidence.result_pages import _helped, _ordered, _rounded
+from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
 from lightning_losses.experiments.evidence.significance import detectable, seeds_to_show
 from lightning_losses.experiments.evidence.verdicts import (
     Guard,
@@ -24,6 +27,7 @@ from lightning_losses.experiments.evidence.verdicts import (
     judge,
     margin_tests,
 )
+from lightning_losses.plots.style import COLORS
 
 # Ten numbers of mean 0 and standard deviation 0.965. The seeds below are those that scipy's quantiles give.
 SCATTER = [-1.4936, -1.1203, -0.8402, -0.4668, -0.0934, 0.2801, 0.5602, 0.7469, 1.0270, 1.4001]
@@ -48,10 +52,16 @@ def test_ten_seeds_and_a_margin_of_two(mean, deviation, verdict):
     assert str(judge(gains, 2.0, margin_tests(gains, 2.0))) == verdict
 
 
-@pytest.mark.parametrize("gains", [[3.0, 4.0], [3.0, 3.0, 3.0], [3.0, 4.0, math.nan]])
-def test_what_has_no_scatter_decides_nothing(gains):
-    verdict = judge(gains, 2.0, margin_tests(gains, 2.0))
-    assert verdict == Verdict("not testable here", "fewer than three seeds, or the same difference on all of them")
+@pytest.mark.parametrize(
+    ("gains", "remark"),
+    [
+        ([3.0, 4.0], "fewer than three seeds, or the same difference on all of them"),
+        ([3.0, 3.0, 3.0], "fewer than three seeds, or the same difference on all of them"),
+        ([3.0, 4.0, 5.0, math.nan], "a run broke or diverged on some seeds, so that their difference is unknown"),
+    ],
+)
+def test_what_has_no_scatter_decides_nothing(gains, remark):
+    assert judge(gains, 2.0, margin_tests(gains, 2.0)) == Verdict("not testable here", remark)
 
 
 def test_the_seeds_that_would_settle_one_of_many_are_more():
@@ -198,6 +208,35 @@ def test_guards_are_those_that_the_claim_and_its_runs_ask_for():
     assert {str(one.verdict) for one in report(values, claims[:2], guards=asked, tuned=tuned).judged()} == {
         "not testable here: a tuned value of kd lies at an edge of what was tried"
     }
+
+
+@pytest.mark.parametrize(("metric", "better"), [("accuracy", "kd"), ("overconfidence", "other"), ("nll", "other")])
+def test_the_best_is_first_by_the_metric_and_an_unknown_one_last(metric, better):
+    gains = {"kd": [5.0 + one for one in SCATTER], "other": [-5.0 + one for one in SCATTER]}
+    values = compared(broken=[math.nan, *SCATTER[1:]], **gains)
+    runs = {run: dict.fromkeys(METRICS, of["accuracy"]) for run, of in values[""].items()}
+    margins = dict.fromkeys(METRICS, 0.02)
+    found = dataclasses.replace(report(values, [claim("kd", metric)]), values={"": runs}, margins=margins)
+    assert [run for run, _ in _ordered(found, "")] == [better, *({"kd", "other"} - {better}), "broken"]
+    (axis,) = found._figures()["effects.png"]().axes
+    # Of them the better one is on top, and in the first colour.
+    assert axis.get_yticklabels()[0].get_text() == better
+    assert mpl.colors.to_hex(axis.containers[0].lines[0].get_color()).upper() == COLORS[0]
+
+
+def test_what_beats_the_baseline_is_the_best_of_the_runs_that_differ_from_it():
+    values = compared(kd=[5.0 + one for one in SCATTER], lucky=[9.0 + 90 * one for one in SCATTER])
+    found = report(values, [claim("kd")])
+    assert next(run for run, _ in _ordered(found, "")) == "lucky"
+    assert _helped(found).startswith("against `ce`: `kd` +")
+
+
+@pytest.mark.parametrize(
+    ("effect", "text"),
+    [((0.05, 0.04, 0.06), "+5.0 ± 1.0"), ((0.05, math.nan, math.nan), "+5.0"), ((math.nan,) * 3, "–")],
+)
+def test_an_effect_without_an_interval_has_none_in_its_sentence(effect, text):
+    assert _rounded(SeedInterval(*(100 * end for end in effect)), "accuracy") == text
 
 
 def test_of_two_teachers_the_worse_one_must_be_better():

@@ -34,6 +34,9 @@ def test_effects_are_sorted_coloured_by_what_is_sure_and_legible():
     texts = [*axis.texts, *axis.get_yticklabels(), *axis.get_xticklabels(), axis.xaxis.label, axis.title]
     # Shrunk to a column of 3.4 inches.
     assert min(text.get_fontsize() for text in texts) * 3.4 / figure.get_figwidth() >= 7
+    # Of numbers in small units.
+    (axis,) = effects({"kd": (-0.0123, -0.0143, -0.0103)}, label="NLL against ce", digits=3).axes
+    assert [text.get_text() for text in axis.texts] == ["−0.012 ± 0.002"]
     with pytest.raises(ValueError, match="no run with a finite mean came"):
         effects({"kd": (math.nan,) * 3}, label="accuracy")
 

@@ -30,6 +30,11 @@ def test_a_run_far_off_leaves_the_axis_to_the_others_and_says_its_number():
     lines = {f"run {k}": [(5.0 + k, 4.0 + k, 6.0 + k)] for k in range(10)} | {"far": [(80.0, 70.0, 90.0)]}
     (axis,) = seed_intervals({"ECE (%)": lines}, stages=["as trained"]).axes
     assert axis.get_xlim()[1] < 20 and [text.get_text() for text in axis.texts] == ["80 →"]
+    # Others' bars, or an axis from 0, reach it: it has its own place.
+    for place, end, start in ((16.0, 22.0, 5.0), (1.0, 9.2, 4.2)):
+        lines = {f"run {k}": [(start + k * 0.5, start, end)] for k in range(11)} | {"far": [(place, NAN, NAN)]}
+        (axis,) = seed_intervals({"ECE (%)": lines}, stages=["as trained"]).axes
+        assert not axis.texts and axis.containers[0].lines[0].get_xdata()[-1] == place
     # Seven inches at most: in a page's column its text stays as large.
     assert seed_intervals({str(k): lines for k in range(5)}, stages=["as trained"]).get_size_inches()[0] <= 7
 

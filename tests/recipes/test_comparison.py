@@ -30,6 +30,7 @@ from lightning_losses.experiments.evidence.result_pages import comparison_page
 from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.loggers.loggers import check_logger
+from lightning_losses.experiments.page import Table
 from lightning_losses.experiments.training.training import Training
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.recipes import compare as recipe
@@ -648,6 +649,9 @@ def test_latex_is_what_booktabs_takes():
         "$51.04 [0.00, 100.00]^{*}$ & $0.51 [0.00, 1.50]$ \\\\"
     )
     assert lines[8].startswith("b\\_2 & ") and lines[9:11] == ["\\bottomrule", "\\end{tabular}"]
+    # Words are no formula, in which a second "_" would be an error.
+    words = Table(["", "parameter", "tried"], [["a\\b", "top_k_share=0.5", "9, the best at an edge"]]).latex()
+    assert "a\\textbackslash{}b & top\\_k\\_share=0.5 & 9, the best at an edge \\\\" in words
 
 
 def test_several_settings_have_a_table_a_column_and_csv_a_line_each(tmp_path):

@@ -4,13 +4,16 @@ import csv
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
 from lightning_losses.experiments.comparison.comparison_plan import plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
+from lightning_losses.experiments.comparison.runner import Runner
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.loggers.loggers import log_folder
 from lightning_losses.experiments.training.training import Training
@@ -79,6 +82,17 @@ def test_divergence_is_a_result_and_counts_as_no_training(tmp_path):
     json.loads((tmp_path / "run" / "report" / "comparison.json").read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.parametrize(("rates", "nll"), [({"0.1": 0.1}, 0.25), ({}, math.nan)])
+def test_a_task_with_numbers_of_its_own_is_compared_by_its_nll_too(rates, nll):
+    network = nn.Linear(1, 1)
+    task = SimpleNamespace(nll=lambda network, student: 0.25, numbers=lambda trained, student: {"rmse": 0.5})
+    student = SimpleNamespace(build=lambda teacher: nn.ModuleDict({"network": network}))
+    runner = SimpleNamespace(planned=SimpleNamespace(learning_rates=rates), tolerant=True)
+    run = SimpleNamespace(experiment=task, student=student)
+    numbers = Runner._measure(runner, run, None, SimpleNamespace(network=network), 1.0)
+    assert numbers["nll"] == pytest.approx(nll, nan_ok=True) and numbers["rmse"] == 0.5
+
+
 def test_divergence_at_every_rate_is_no_success(tmp_path):
     words = ["objectives=[ce]", "learning_rates=[1e29,1e30]", "columns=[sensitivity]", "seeds=1"]
     shared = ["data=digits", "model.width=4", "optimizer=sgd", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
@@ -95,8 +109,18 @@ def test_a_seed_that_broke_at_a_rate_has_no_sensitivity():
     )
     summary = rates.summary()["a"]
     assert summary["sensitivity"][0] == 1 and math.isnan(summary["sensitivity"][1])
-    assert summary["lowest_nll"] == [1, 2] and summary["seconds"] == [2, 1]
+    # Those of the rates that are left are not those of the other runs.
+    assert summary["lowest_nll"][0] == 1 and math.isnan(summary["lowest_nll"][1])
+    assert summary["seconds"][0] == 2 and math.isnan(summary["seconds"][1])
     assert rates.diverged("a") == [0, 1] and rates.table((7, 8)).csv().count("broke") == 1
+
+
+def test_where_every_seed_broke_at_a_rate_the_report_has_no_picture():
+    numbers = {"a": [[1.0, 2.0], [None, None]]}
+    rates = LearningRates((0.1, 1.0), final=numbers, initial=numbers, seconds=numbers)
+    found = Comparison("t", "c", {"": ""}, {"a": "ce"}, "a", (7, 8), {"": rates.summary()}, ("sensitivity",),
+                       learning_rates=rates)  # fmt: skip
+    assert found.page().figures == {}
 
 
 def test_wandb_is_told_the_sensitivities(tmp_path):

@@ -131,7 +131,14 @@ def test_where_everything_diverged_it_says_so(scored):
         ("{learning_rates: [a, b]}", r"tuning.learning_rates=\['a', 'b'\] came; give a list of numbers"),
         ("{seeds: many}", "tuning: first_seed=100 and seeds='many' came; give whole numbers"),
         ("{parameters: {kd: {a: 1}}}", "tuning.parameters.kd.a=1 came; give a list of numbers"),
-        ("{parameters: {kd: {a: [1]}}}", "tuning.parameters.kd=.* came; give one key with two or more values"),
+        (
+            "{parameters: {kd: {a: [1]}}}",
+            "tuning.parameters.kd=.* came; give one key with two or more different values",
+        ),
+        (
+            "{parameters: {kd: {a: [1, 1]}}}",
+            "tuning.parameters.kd=.* came; give one key with two or more different values",
+        ),
     ],
 )
 def test_what_can_not_be_tuned_is_refused(node, message):

@@ -15,7 +15,7 @@ from lightning_losses.environment.atomic_files import finite
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.shown_numbers import COSTS, Metric, describe, p_value, shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
-from lightning_losses.experiments.evidence.claims import Claim, Difference, Finding, findings
+from lightning_losses.experiments.evidence.claims import Claim, Difference, Finding, findings, more_is_better
 from lightning_losses.experiments.evidence.friedman import Ranks, friedman
 from lightning_losses.experiments.evidence.seed_interval import NO_INTERVAL, SeedInterval, seed_interval
 from lightning_losses.experiments.evidence.significance import FEWEST_SEEDS, detectable, holm, paired_t_test, testable
@@ -158,7 +158,7 @@ class Comparison:
             return None
         metric = self.ranked
         means = {run: [self.interval(setting, run, metric).mean for setting in self.settings] for run in self.runs}
-        return friedman(means, higher_is_better=shown(metric).better == "higher")
+        return friedman(means, higher_is_better=more_is_better(metric))
 
     def p_values(self, setting: str, metric: str) -> dict[str, float]:
         """For every run except the baseline, Holm's p-value of the difference, over the runs of the setting."""
@@ -466,7 +466,7 @@ class Comparison:
     def _figures(self) -> dict[str, Callable[[], Figure]]:
         """How each figure is drawn, by the name of its file."""
         if self.learning_rates is not None:
-            return {"learning_rates.png": self.learning_rates.figure}
+            return {"learning_rates.png": self.learning_rates.figure} if any(self.learning_rates.whole.values()) else {}
         if (ranks := self.ranks) is not None:
             # A panel for each of so many settings would be too narrow to read.
             label = f"mean rank of {shown(self.ranked).plain}, {ranks.settings} settings"
@@ -488,7 +488,13 @@ class Comparison:
                 label = f"{unit.plain} against {self.baseline}{', points' if unit.sign else ''}"
                 note = f"mean and 95% interval, {len(self.seeds)} seeds\nin colour: Holm's p below {self.level:g}"
                 intervals["effects.png"] = partial(
-                    effects, differing, label=label, note=note, better=unit.better, significant=significant
+                    effects,
+                    differing,
+                    label=label,
+                    note=note,
+                    better="higher" if more_is_better(self.claimed) else "lower",
+                    digits=1 if unit.sign else unit.digits,
+                    significant=significant,
                 )
         else:
             intervals = {
@@ -501,7 +507,7 @@ class Comparison:
                 )
                 for name, metrics in stages.items()
             }
-        if shown(main).better == "lower":
+        if not more_is_better(main):
             return {**intervals}
         costs = {
             setting: {

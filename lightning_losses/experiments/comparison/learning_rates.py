@@ -39,12 +39,16 @@ class LearningRates:
             found[run] = columns
             for final, initial, seconds in zip(*map(_by_seed, (self.final[run], self.initial[run], self.seconds[run])),
                                                strict=True):  # fmt: skip
-                missing = None in final
-                known = [math.nan if number is None else number for number in final]
-                start = next((number for number in initial if number is not None), math.nan)
-                columns["sensitivity"].append(math.nan if missing else learning_rate_sensitivity(known, start))
-                columns["lowest_nll"].append(min((x for x in known if math.isfinite(x)), default=math.nan))
-                columns["seconds"].append(sum(number or 0.0 for number in seconds))
+                known = [number for number in final if number is not None]
+                if len(known) < len(final):
+                    # The lowest of fewer rates, and their time, are not those of the other runs.
+                    numbers = [math.nan] * len(RATE_METRICS)
+                else:
+                    start = next((number for number in initial if number is not None), math.nan)
+                    lowest = min((loss for loss in known if math.isfinite(loss)), default=math.nan)
+                    numbers = [learning_rate_sensitivity(known, start), lowest, sum(one or 0.0 for one in seconds)]
+                for metric, number in zip(RATE_METRICS, numbers, strict=True):
+                    columns[metric].append(number)
         return found
 
     def scalars(self) -> dict[str, float]:
@@ -87,13 +91,17 @@ class LearningRates:
             for finals, starts in zip(self.final[run], self.initial[run], strict=True)
         ]  # fmt: skip
 
-    def figure(self) -> Figure:
-        """Final loss over the learning rate, a line a run."""
-        # Of a seed that broke at one rate nothing is drawn: its sensitivity is not known.
-        whole = {
+    @property
+    def whole(self) -> dict[str, list[int]]:
+        """The places of the seeds that `figure` draws, by run: of one that broke at a rate no sensitivity is known."""
+        return {
             run: [place for place, own in enumerate(_by_seed(rows)) if None not in own]
             for run, rows in self.final.items()
-        }  # fmt: skip
+        }
+
+    def figure(self) -> Figure:
+        """Final loss over the learning rate, a line a run."""
+        whole = self.whole
         points = {
             run: {rate: [float(row[place] or 0.0) for place in whole[run]]
                   for rate, row in zip(self.rates, rows, strict=True)}

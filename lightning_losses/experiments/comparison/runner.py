@@ -329,7 +329,9 @@ class Runner:
         numbers = run.experiment.numbers(trained, student)
         if numbers is not None:
             parameters = float(sum(parameter.numel() for parameter in trained.network.parameters()))
-            return {**diverged, **initial, **numbers, "seconds": seconds, "parameters": parameters}
+            # What learning rates are compared by, also of a task whose own numbers have none.
+            final = {"nll": run.experiment.nll(trained.network, student)} if self.planned.learning_rates else {}
+            return {**diverged, **initial, **final, **numbers, "seconds": seconds, "parameters": parameters}
         with warnings.catch_warnings():
             # The report can state every temperature.
             warnings.filterwarnings("ignore", message="TemperatureScaling: the best temperature lies outside")

@@ -1,13 +1,10 @@
 """The display of a comparison's numbers: their names, units and decimals, intervals, and the findings on claims."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from lightning_losses.experiments.evidence.claims import Difference, Finding, more_is_better
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval
-
-# A word of each name of which more is better.
-_HIGHER = ("accuracy", "F1", "precision", "recall", "reciprocal rank", "parse", "under the ROC")
 
 
 class Metric(NamedTuple):
@@ -18,11 +15,6 @@ class Metric(NamedTuple):
     digits: int
     least: float = 0.0
     most: float = math.inf
-
-    @property
-    def better(self) -> Literal["higher", "lower"]:
-        """Which numbers are better, of those that claims are about."""
-        return "higher" if any(word in self.name for word in _HIGHER) else "lower"
 
     @property
     def sign(self) -> str:

@@ -81,11 +81,15 @@ class Tuning:
             if label not in planned.runs:
                 raise ConfigError(f"tuning.parameters: there is no {label!r}; {nearest(str(label), planned.runs)}")
             if not isinstance(one, dict) or len(one) != 1:
-                raise ConfigError(f"tuning.parameters.{label}={one} came; give one key with two or more values.")
+                raise ConfigError(
+                    f"tuning.parameters.{label}={one} came; give one key with two or more different values."
+                )
             ((key, values),) = one.items()
             numbers = _numbers(f"parameters.{label}.{key}", values)
-            if len(numbers) < 2:
-                raise ConfigError(f"tuning.parameters.{label}={one} came; give one key with two or more values.")
+            if len(set(numbers)) < max(len(numbers), 2):
+                raise ConfigError(
+                    f"tuning.parameters.{label}={one} came; give one key with two or more different values."
+                )
             parameters[str(label)] = str(key), tuple(sorted(numbers))
         score = str(node.get("score", cls.score))
         if score not in _SIGNS:

@@ -1,5 +1,6 @@
 """The results as pages: every claim's verdict in one table, and a page for each experiment's numbers."""
 
+import itertools
 import math
 import re
 import statistics
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.shown_numbers import difference_of, shown, spread
+from lightning_losses.experiments.evidence.claims import more_is_better
 from lightning_losses.experiments.evidence.gates import Gate
 from lightning_losses.experiments.evidence.result_runs import EXAMPLES, EXPERIMENTS, PICTURES, SEEDS
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
@@ -326,14 +328,17 @@ def _rest(name: str, found: Comparison) -> str:
 
 
 def _ordered(found: Comparison, setting: str) -> list[tuple[str, SeedInterval]]:
-    """The differences from the baseline, the best first."""
-    effects, higher = found.effects(setting, found.claimed), shown(found.claimed).better == "higher"
-    return sorted(effects.items(), key=lambda pair: pair[1].mean, reverse=higher)
+    """The differences from the baseline, the best first and unknown ones last."""
+    effects, sign = found.effects(setting, found.claimed), -1 if more_is_better(found.claimed) else 1
+    return sorted(effects.items(), key=lambda pair: (math.isnan(pair[1].mean), sign * pair[1].mean))
 
 
 def _rounded(effect: SeedInterval, metric: str) -> str:
     digits = 1 if shown(metric).sign else shown(metric).digits
-    return f"{effect.mean:+.{digits}f} ± {effect.high - effect.mean:.{digits}f}"
+    if math.isnan(effect.mean):
+        return "–"
+    half = "" if math.isnan(effect.high) else f" ± {effect.high - effect.mean:.{digits}f}"
+    return f"{effect.mean:+.{digits}f}{half}"
 
 
 def _summary(measured: Mapping[str, Comparison], grokking: Sequence[str]) -> list[str]:
@@ -356,8 +361,8 @@ def _summary(measured: Mapping[str, Comparison], grokking: Sequence[str]) -> lis
         "## Verdicts",
         RULE,
         "## What beats the baseline" if helped else "",
-        "The best run of each experiment by the metric of its first claim, with its difference from the baseline, and "
-        "a reproduced claim about it, if there is one:" if helped else "",
+        "Of the runs that differ from the baseline by more than chance in the metric of the first claim, the best of "
+        "each experiment, with its difference, and a reproduced claim about it, if there is one:" if helped else "",
         "\n".join(helped),
         f"No run beats the baseline by more than chance in: {'; '.join(others)}." if others else "",
     ] if judged else []  # fmt: skip
@@ -367,9 +372,10 @@ def _helped(found: Comparison) -> str:
     """The best run of each setting that differs from the baseline by more than chance, and a claim about it."""
     unit, parts, claims = shown(found.claimed), [], dict[str, None]()
     for setting in found.settings:
-        run, effect = _ordered(found, setting)[0]
-        better = effect.mean > 0 if unit.better == "higher" else effect.mean < 0
-        if better and found.p_values(setting, found.claimed)[run] < found.level:
+        p_values, sign = found.p_values(setting, found.claimed), 1 if more_is_better(found.claimed) else -1
+        better = (one for one in _ordered(found, setting) if sign * one[1].mean > 0 and p_values[one[0]] < found.level)
+        # Of those that differ: the highest mean may be chance.
+        for run, effect in itertools.islice(better, 1):
             where = f"{setting}: " if setting else ""
             parts.append(f"{where}`{run}` {_rounded(effect, found.claimed)}{unit.points}")
             about = [one.claim for one in found.judged() if one.verdict.word == "reproduced"

@@ -90,6 +90,10 @@ def judge(gains: Sequence[float], margin: float, tests: PValues, level: float = 
         >>> judge(gains, 0.02, margin_tests(gains, 0.02)).word
         'reproduced'
     """
+    if not all(map(math.isfinite, gains)):
+        return Verdict(
+            "not testable here", "a run broke or diverged on some seeds, so that their difference is unknown"
+        )
     if not testable(gains):
         return Verdict("not testable here", "fewer than three seeds, or the same difference on all of them")
     mean = statistics.fmean(gains)
