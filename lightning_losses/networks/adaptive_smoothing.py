@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.networks.calls import call, logits_of
+from lightning_losses.networks.half_precision import buffers_in_full_precision
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 
@@ -141,12 +142,8 @@ class AdaptiveSmoothing(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the module as torch does, but keep the gate's statistics out of half precision, where they'd stand."""
-        statistics = {} if self.normalise is None else dict(self.normalise.named_buffers())
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in statistics.items():
-            moved = getattr(self.normalise, name)
-            if moved.dtype in (torch.float16, torch.bfloat16) and not buffer.is_meta:
-                setattr(self.normalise, name, full_precision(buffer).to(moved.device))
+        with nullcontext() if self.normalise is None else buffers_in_full_precision(self.normalise):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _gated(self, seen: Sequence[Tensor]) -> Float[Tensor, " batch"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.networks.calls import in_evaluation
+from lightning_losses.networks.half_precision import buffers_in_full_precision
 from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.rows import classification_rows, pick
@@ -146,10 +147,8 @@ class AdaptiveGradientModulation(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the module as torch does, but keep its scores out of half precision, where a mean would stand still."""
-        scores = self.running_scores
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.running_scores.dtype in (torch.float16, torch.bfloat16) and not scores.is_meta:
-            self.running_scores = scores.to(self.running_scores.device)
+        with buffers_in_full_precision(self):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def extra_repr(self) -> str:

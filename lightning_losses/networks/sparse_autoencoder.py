@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_losses.networks.half_precision import buffers_in_full_precision
 from lightning_losses.networks.sparse_choices import Choice, feature_choice, mutual_choice, token_choice
 from lightning_losses.numerics.checks import check_choice, check_count, check_number
 from lightning_losses.numerics.probabilities import full_precision
@@ -136,10 +137,8 @@ class SparseAutoencoder(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the module as torch does, but keep its thresholds out of half precision, where a mean would stand."""
-        threshold = self.threshold
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.threshold.dtype in (torch.float16, torch.bfloat16) and not threshold.is_meta:
-            self.threshold = full_precision(threshold).to(self.threshold.device)
+        with buffers_in_full_precision(self):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def extra_repr(self) -> str:

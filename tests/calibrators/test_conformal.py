@@ -142,10 +142,10 @@ def test_p_values_of_half_precision_and_of_nan():
     calibration = torch.arange(70_000) / 70_000
     scores = torch.tensor([0.0, 0.25, torch.nan])
     for dtype in (torch.float16, torch.bfloat16):
-        found = conformal_p_values(calibration.to(dtype), scores.to(dtype))
-        assert found.dtype == torch.float32 and found[2].isnan()
+        p_values = conformal_p_values(calibration.to(dtype), scores.to(dtype))
+        assert p_values.dtype == torch.float32 and p_values[2].isnan()
         # A score is within half a unit of rounding.
-        torch.testing.assert_close(found[:2], 1 - scores[:2], rtol=0, atol=torch.finfo(dtype).eps)
+        torch.testing.assert_close(p_values[:2], 1 - scores[:2], rtol=0, atol=torch.finfo(dtype).eps)
 
 
 def test_scores_that_are_minus_infinite_count():

@@ -167,8 +167,8 @@ def test_autocast_rounds_nothing(name):
 def test_a_fit_on_a_gpu_is_that_of_the_cpu(name):
     logits, target = sample(dtype=torch.float64)
     expected = CALIBRATORS[name]().fit(logits, target)(logits).softmax(-1)
-    found = CALIBRATORS[name]().fit(logits.cuda(), target.cuda())(logits.cuda()).softmax(-1)
-    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-7)
+    calibrated = CALIBRATORS[name]().fit(logits.cuda(), target.cuda())(logits.cuda()).softmax(-1)
+    torch.testing.assert_close(calibrated.cpu(), expected, rtol=0, atol=1e-7)
 
 
 @every

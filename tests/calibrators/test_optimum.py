@@ -113,8 +113,8 @@ def test_huge_logits_are_finite():
 def test_vector_scaling_follows_the_scale_of_the_logits(factor):
     logits, target = sample(200, dtype=torch.float64)
     expected = C.VectorScaling().fit(logits, target)(logits).softmax(-1)
-    found = C.VectorScaling().fit(factor * logits, target)(factor * logits).softmax(-1)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    calibrated = C.VectorScaling().fit(factor * logits, target)(factor * logits).softmax(-1)
+    torch.testing.assert_close(calibrated, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.1])

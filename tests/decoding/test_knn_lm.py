@@ -45,8 +45,8 @@ def test_no_queries_have_no_neighbours(n, ignore_top, k):
 def test_search_is_exact_within_autocast():
     store, asked = random_store(500, 32, dtype=torch.float32), torch.randn(20, 32)
     with torch.autocast("cpu", torch.bfloat16):
-        found = store.search(asked, 9)
-    torch.testing.assert_close(found, store.search(asked, 9))
+        neighbours = store.search(asked, 9)
+    torch.testing.assert_close(neighbours, store.search(asked, 9))
 
 
 def test_neighbours_votes_are_the_definition():

@@ -216,9 +216,9 @@ def test_the_best_is_first_by_the_metric_and_an_unknown_one_last(metric, better)
     values = compared(broken=[math.nan, *SCATTER[1:]], **gains)
     runs = {run: dict.fromkeys(METRICS, of["accuracy"]) for run, of in values[""].items()}
     margins = dict.fromkeys(METRICS, 0.02)
-    found = dataclasses.replace(report(values, [claim("kd", metric)]), values={"": runs}, margins=margins)
-    assert [run for run, _ in _ordered(found, "")] == [better, *({"kd", "other"} - {better}), "broken"]
-    (axis,) = found._figures()["effects.png"]().axes
+    comparison = dataclasses.replace(report(values, [claim("kd", metric)]), values={"": runs}, margins=margins)
+    assert [run for run, _ in _ordered(comparison, "")] == [better, *({"kd", "other"} - {better}), "broken"]
+    (axis,) = comparison._figures()["effects.png"]().axes
     # Of them the better one is on top, and in the first colour.
     assert axis.get_yticklabels()[0].get_text() == better
     assert mpl.colors.to_hex(axis.containers[0].lines[0].get_color()).upper() == COLORS[0]
@@ -226,9 +226,9 @@ def test_the_best_is_first_by_the_metric_and_an_unknown_one_last(metric, better)
 
 def test_what_beats_the_baseline_is_the_best_of_the_runs_that_differ_from_it():
     values = compared(kd=[5.0 + one for one in SCATTER], lucky=[9.0 + 90 * one for one in SCATTER])
-    found = report(values, [claim("kd")])
-    assert next(run for run, _ in _ordered(found, "")) == "lucky"
-    assert _helped(found).startswith("against `ce`: `kd` +")
+    comparison = report(values, [claim("kd")])
+    assert next(run for run, _ in _ordered(comparison, "")) == "lucky"
+    assert _helped(comparison).startswith("against `ce`: `kd` +")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 
 from lightning_losses.metrics import embedding_rows
 from lightning_losses.metrics.alignment_uniformity import alignment, tolerance, uniformity
+from tests.graphs import assert_one_graph
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, Y = torch.randn(2, 7, 3, dtype=torch.float64, generator=GENERATOR)
@@ -68,14 +69,4 @@ def test_what_does_not_fit_is_refused(call, message):
 
 @pytest.mark.one_graph
 def test_compiled_in_one_graph_for_batches_of_all_sizes():
-    graphs = []
-
-    def count(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    compiled = torch.compile(uniformity, fullgraph=True, dynamic=True, backend=count)
-    for size in (4, 5, 7):
-        torch.testing.assert_close(compiled(X[:size]), uniformity(X[:size]))
-    assert len(graphs) == 1
+    assert_one_graph(uniformity, [(X[:size],) for size in (4, 5, 7)])

@@ -212,5 +212,5 @@ def test_a_missing_reference_is_named():
 
 def test_log_probabilities_of_logits_keep_their_precision():
     own = model("undial")
-    found, wanted = own.unlearning_tensors(batch())["forget_logps"], logps(own.network, batch()["forget"])[0]
-    torch.testing.assert_close(found, wanted, rtol=1e-14, atol=0)
+    offered, wanted = own.unlearning_tensors(batch())["forget_logps"], logps(own.network, batch()["forget"])[0]
+    torch.testing.assert_close(offered, wanted, rtol=1e-14, atol=0)

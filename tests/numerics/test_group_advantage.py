@@ -33,10 +33,10 @@ def test_it_is_the_difference_from_the_groups_mean(scale):
 
 def test_weights_are_those_that_are_written():
     rewards = drawn(24).view(12, 2)
-    found = group_advantage(rewards, group_size=4, weights=[0.1, 0.7], scale="none")
+    advantage = group_advantage(rewards, group_size=4, weights=[0.1, 0.7], scale="none")
     total = 0.1 * rewards[:, 0] + 0.7 * rewards[:, 1]
     expected = total.view(3, 4) - total.view(3, 4).mean(1, keepdim=True)
-    torch.testing.assert_close(found, expected.flatten(), rtol=0, atol=1e-14)
+    torch.testing.assert_close(advantage, expected.flatten(), rtol=0, atol=1e-14)
 
 
 def test_groups_may_be_named_in_any_order():

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_losses.numerics.maxsim import maxsim
+from tests.graphs import assert_one_graph
 
 GENERATOR = torch.Generator().manual_seed(0)
 QUERIES = torch.randn(2, 3, 4, dtype=torch.float64, generator=GENERATOR)
@@ -31,15 +32,4 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.one_graph
 def test_compiled_in_one_graph_for_any_number_of_documents():
-    graphs = []
-
-    def count(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    compiled = torch.compile(maxsim, fullgraph=True, dynamic=True, backend=count)
-    for times in (1, 2, 3):
-        documents = DOCUMENTS.repeat(times, 1, 1)
-        torch.testing.assert_close(compiled(QUERIES, documents), maxsim(QUERIES, documents))
-    assert len(graphs) == 1
+    assert_one_graph(maxsim, [(QUERIES, DOCUMENTS.repeat(times, 1, 1)) for times in (1, 2, 3)])

@@ -118,9 +118,9 @@ def test_a_seed_that_broke_at_a_rate_has_no_sensitivity():
 def test_where_every_seed_broke_at_a_rate_the_report_has_no_picture():
     numbers = {"a": [[1.0, 2.0], [None, None]]}
     rates = LearningRates((0.1, 1.0), final=numbers, initial=numbers, seconds=numbers)
-    found = Comparison("t", "c", {"": ""}, {"a": "ce"}, "a", (7, 8), {"": rates.summary()}, ("sensitivity",),
+    comparison = Comparison("t", "c", {"": ""}, {"a": "ce"}, "a", (7, 8), {"": rates.summary()}, ("sensitivity",),
                        learning_rates=rates)  # fmt: skip
-    assert found.page().figures == {}
+    assert comparison.page().figures == {}
 
 
 def test_wandb_is_told_the_sensitivities(tmp_path):

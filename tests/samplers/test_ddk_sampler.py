@@ -79,5 +79,5 @@ def test_bad_input_is_refused():
 def test_half_precision_is_widened(dtype):
     student, teacher = torch.tensor([200.0, 12.0, 1.0]), torch.ones(3)
     even = torch.full((3,), 1 / 3)
-    found = updated_domain_weights(even, student.to(dtype), teacher.to(dtype))
-    torch.testing.assert_close(found, updated_domain_weights(even, student, teacher))
+    weights = updated_domain_weights(even, student.to(dtype), teacher.to(dtype))
+    torch.testing.assert_close(weights, updated_domain_weights(even, student, teacher))

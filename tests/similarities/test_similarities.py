@@ -13,6 +13,7 @@ from lightning_losses.similarities import (
     similarity_logsumexp,
     tiles,
 )
+from tests.graphs import assert_one_graph
 
 
 @pytest.fixture(autouse=True, params=[4, -4, 512], ids=["tiles", "tiles of all columns", "one tile"])
@@ -307,22 +308,12 @@ def test_compiled_in_one_graph(name):
 @pytest.mark.one_graph
 def test_compiled_in_one_graph_for_batches_of_all_sizes(monkeypatch):
     monkeypatch.setattr(tiles, "DENSE", 1000)
-    graphs = []
-
-    def count(graph, _):
-        graphs.append(graph)
-        return graph.forward
 
     def loss(a, b):
         views = similarity_logsumexp(torch.cat([a, b]), period=len(a))
         return views.sum() + similarity_logsumexp(a, b, diagonal=False).sum()
 
-    torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=count)
-    for size in (4, 5, 7):
-        a, b, *_ = data(size, size)
-        torch.testing.assert_close(compiled(a, b), loss(a, b))
-    assert len(graphs) == 1
+    assert_one_graph(loss, [data(size, size)[:2] for size in (4, 5, 7)])
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -147,12 +147,12 @@ def test_a_mean_teacher_begins_with_half_of_tents_gradient():
 
 
 def test_a_mean_teacher_moves_in_half_precision_too():
-    made = nn.Linear(2, 3, dtype=torch.bfloat16)
-    with Adaptation(made, RobustMeanTeacher(lr=0.01)) as run:
+    layer = nn.Linear(2, 3, dtype=torch.bfloat16)
+    with Adaptation(layer, RobustMeanTeacher(lr=0.01)) as run:
         before = run.state["teacher.weight"].clone()
-        made(torch.ones(4, 2, dtype=torch.bfloat16))
+        layer(torch.ones(4, 2, dtype=torch.bfloat16))
         moved = run.state["teacher.weight"] - before
-        torch.testing.assert_close(moved, 0.001 * (made.weight.float() - before), rtol=1e-2, atol=1e-7)
+        torch.testing.assert_close(moved, 0.001 * (layer.weight.float() - before), rtol=1e-2, atol=1e-7)
     assert (moved != 0).all()
 
 

@@ -27,8 +27,8 @@ def test_exponents_are_not_rounded_to_float32():
     logits, target = sample(40)
     low = logits.softmax(-1).gather(-1, target.unsqueeze(-1))[:, 0] < 0.2
     expected = torch.where(low, *(Focal(gamma=g, reduction="none")(logits, target) for g in (4.85, 3.07)))
-    found = FocalAdaptive((4.85, 3.07), reduction="none")(logits, target)
-    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+    values = FocalAdaptive((4.85, 3.07), reduction="none")(logits, target)
+    torch.testing.assert_close(values, expected, rtol=1e-14, atol=0)
 
 
 def test_on_the_threshold_the_second_exponent_holds():

@@ -63,5 +63,5 @@ def test_slopes_near_exponents_of_0_keep_their_digits(box_cox):
     r = normals.double()
     log_sizes = (1 + box_cox * r).log() / box_cox if abs(box_cox) > 1e-4 else r - box_cox * r**2 / 2
     wanted = (-log_sizes.exp()).clamp(min=-1).sort().values - 1e-6
-    found = random_slopes(torch.arange(9.0) - 9, normals, box_cox)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    slopes = random_slopes(torch.arange(9.0) - 9, normals, box_cox)
+    torch.testing.assert_close(slopes.double(), wanted, rtol=1e-5, atol=1e-6)

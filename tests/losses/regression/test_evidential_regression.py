@@ -31,14 +31,14 @@ def test_the_likelihood_sees_the_scale_alone():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_terms_of_much_evidence_do_not_cancel(dtype):
     given = torch.tensor([1.01, 7.9, 8.1, 31.9, 32.1, 1e3, 1e6], dtype=dtype, requires_grad=True)
-    found = _log_gamma_ratio(given)
-    (gradient,) = torch.autograd.grad(found.sum(), given)
+    ratio = _log_gamma_ratio(given)
+    (gradient,) = torch.autograd.grad(ratio.sum(), given)
     with mpmath.workdps(50):
         alpha = [mpmath.mpf(a) for a in given.tolist()]
         value = [float(mpmath.loggamma(a) - mpmath.loggamma(a + 0.5)) for a in alpha]
         slope = [float(mpmath.psi(0, a) - mpmath.psi(0, a + 0.5)) for a in alpha]
-    torch.testing.assert_close(found, found.new_tensor(value), rtol=16 * torch.finfo(dtype).eps, atol=0)
-    torch.testing.assert_close(gradient, found.new_tensor(slope), rtol=256 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(ratio, ratio.new_tensor(value), rtol=16 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(gradient, ratio.new_tensor(slope), rtol=256 * torch.finfo(dtype).eps, atol=0)
 
 
 def test_much_evidence_is_the_same_in_float32():

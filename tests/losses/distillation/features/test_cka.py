@@ -47,11 +47,3 @@ def test_constant_features_have_a_finite_gradient():
 def test_features_that_do_not_fit_are_refused(student, teacher):
     with pytest.raises(ValueError, match="^cka: (teacher_)?features of shape"):
         CKA()(torch.zeros(student), torch.zeros(teacher))
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e9, 1e30])
-def test_features_of_any_scale_have_the_same_value_and_slope(scale):
-    features, teacher = torch.randn(6, 4), torch.randn(6, 3)
-    torch.testing.assert_close(CKA()(scale * features, teacher / scale), CKA()(features, teacher))
-    small = gradient(CKA(), scale * features, teacher)
-    torch.testing.assert_close(scale * small, gradient(CKA(), features, teacher))
